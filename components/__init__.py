@@ -1,0 +1,1 @@
+"""One folder a Kubeflow component: a thin face over one stage function, and its README. No science inside."""

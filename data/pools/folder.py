@@ -1,0 +1,152 @@
+"""Pairs from a folder of images and a table of captions (csv, tsv, parquet or jsonl).
+
+Rows that name the same picture are one pair: its captions are `alt`, `alt2`, `alt3` ... in the order of the file, and
+the other columns of its first row are its metadata. Values of csv and tsv stay text as written ("007" is not 7).
+"""
+
+import csv
+import hashlib
+import io
+import json
+import posixpath
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import pyarrow as pa
+
+from data import storage
+from data.errors import RecipeError, ShardError, nearest
+from data.pools import Dropped, Plan, Planned
+from data.pools.text import caption_problem, clean_json, is_writable_uid
+from data.shards import IMAGE_EXTENSIONS, read_parquet
+from data.sources import extension_of, list_images
+from data.specs import FolderPool
+
+FORMATS = ("csv", "tsv", "parquet", "jsonl")
+Row = dict[str, Any]
+
+
+def plan(pool: FolderPool, max_caption_bytes: int) -> Plan:
+    """Plan the pairs of a folder pool: paths and captions checked, pictures not read yet."""
+    images = {name for name, _ in list_images(pool.images)}
+    rows, dropped = read_rows(pool)
+    pairs: dict[str, Planned] = {}
+    for number, row in enumerate(rows, start=1):
+        reason = _add(pairs, pool, row, images, max_caption_bytes)
+        if reason:
+            dropped.append(Dropped("", f"row {number}: {_text(row.get(pool.image_column))[:200]}", reason))
+    card = {
+        "title": "A folder of images with a table of captions",
+        "rows": len(rows),
+        "licence": "not stated",
+    }
+    return Plan(list(pairs.values()), dropped, card)
+
+
+def _add(pairs: dict[str, Planned], pool: FolderPool, row: Row, images: set[str], max_caption_bytes: int) -> str:
+    """Add a row to the pairs; return "" or the reason why it cannot be used."""
+    path, caption = _text(row.get(pool.image_column)), _text(row.get(pool.caption_column))
+    problem = _path_problem(path, images) or caption_problem(caption, max_caption_bytes)
+    if problem:
+        return problem
+    path = posixpath.normpath(path)
+    uid = hashlib.sha256(path.encode()).hexdigest()[:16] if pool.uid_column is None else _text(row.get(pool.uid_column))
+    if not is_writable_uid(uid):
+        return "bad_uid"
+    known = pairs.get(uid)
+    if known is None:
+        meta = _meta(row, {pool.image_column, pool.caption_column, pool.uid_column or ""})
+        uri = storage.join(storage.normalise(pool.images), path)
+        pairs[uid] = Planned(uid, uri, extension_of(path), path, {"alt": caption}, meta)
+        return ""
+    if known.member != path:
+        return "duplicate_uid"
+    if caption in known.captions.values():
+        return "duplicate_caption"
+    pairs[uid] = known._replace(captions={**known.captions, f"alt{len(known.captions) + 1}": caption})
+    return ""
+
+
+def _path_problem(path: str, images: set[str]) -> str:
+    if not path.strip():
+        return "missing_image_path"
+    if path.startswith("/") or ".." in path.split("/") or "\\" in path or "\0" in path:
+        return "unsafe_path"
+    if extension_of(path) not in IMAGE_EXTENSIONS:
+        return "unsupported_format"
+    return "" if posixpath.normpath(path) in images else "missing_image"
+
+
+def _text(value: Any) -> str:
+    return "" if value is None else str(value)
+
+
+def _meta(row: Row, used: set[str]) -> dict[str, Any]:
+    left = clean_json({name: value for name, value in row.items() if name not in used and not isinstance(value, bytes)})
+    return {name: value for name, value in left.items() if value is not None}
+
+
+def read_rows(pool: FolderPool) -> tuple[list[Row], list[Dropped]]:
+    """Read the table of captions; rows that cannot be read are dropped.
+
+    Raises:
+        RecipeError: another kind of file, or a column that is not there.
+        ShardError: the file cannot be parsed.
+    """
+    kind = extension_of(pool.captions)
+    if kind not in FORMATS:
+        raise RecipeError(f"pool.captions: {pool.captions} is none of .{', .'.join(FORMATS)}; convert it")
+    if not storage.exists(pool.captions):
+        raise RecipeError(f"pool.captions: no file {pool.captions}; check the path")
+    dropped: list[Dropped] = []
+    try:
+        if kind == "parquet":
+            table = read_parquet(pool.captions)
+            columns, rows = list(table.column_names), table.to_pylist()
+        elif kind == "jsonl":
+            rows = list(_jsonl_rows(storage.read_bytes(pool.captions), dropped))
+            columns = list(dict.fromkeys(name for row in rows for name in row))
+        else:
+            columns, lines = _csv_lines(storage.read_bytes(pool.captions), "," if kind == "csv" else "\t")
+            rows = list(_csv_rows(columns, lines, dropped))
+    except (pa.ArrowException, csv.Error, OSError) as error:
+        raise ShardError(
+            f"pool.captions: {pool.captions} cannot be parsed as {kind}: {error}".split("\n")[0]
+        ) from error
+    for field in ("image_column", "caption_column", "uid_column"):
+        _require_column(field, getattr(pool, field), columns)
+    return rows, dropped
+
+
+def _require_column(field: str, column: str | None, columns: list[str]) -> None:
+    if column is not None and column not in columns:
+        known = ", ".join(map(repr, columns)) or "none"
+        raise RecipeError(f"pool.{field}: no column {column!r}{nearest(column, columns)}; the file has {known}")
+
+
+def _csv_lines(content: bytes, delimiter: str) -> tuple[list[str], Iterator[list[str]]]:
+    text = content.decode("utf-8-sig", "surrogateescape")
+    lines = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    return [name.strip() for name in next(lines, [])], lines
+
+
+def _csv_rows(columns: list[str], lines: Iterable[list[str]], dropped: list[Dropped]) -> Iterator[Row]:
+    for number, values in enumerate(lines, start=1):
+        if len(values) == len(columns):
+            yield dict(zip(columns, values, strict=True))
+        elif values:  # an empty line is no row
+            dropped.append(Dropped("", f"row {number}: {len(values)} values for {len(columns)} columns", "bad_row"))
+
+
+def _jsonl_rows(content: bytes, dropped: list[Dropped]) -> Iterator[Row]:
+    for number, line in enumerate(content.split(b"\n"), start=1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError):
+            row = None
+        if isinstance(row, dict):
+            yield row
+        else:
+            dropped.append(Dropped("", f"line {number}", "bad_json"))

@@ -1,0 +1,1 @@
+"""Caption rewriting: LaCLIP's in-context completion (arXiv 2305.20088), with checks that make a weak writer safe."""

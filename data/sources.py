@@ -1,0 +1,110 @@
+"""What a stage reads from outside, by content: a pool or an entry file that changes gives another fingerprint.
+
+No path is part of it, so a pool that moved is still the same pool.
+"""
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from data import storage
+from data.errors import RecipeError, ShardError
+from data.spec import digest
+from data.specs import EmojiPool, EntryFile, FolderPool, Metadata, Pool, ShardPool
+
+WHOLE_POOL_BYTES = 256 << 20  # local pools below this are hashed whole
+EDGE_BYTES = 64 << 10
+_REMOTE_READS = 32  # each waits for the network, not for a core
+
+
+def list_tars(url: str, field: str = "pool.url") -> list[tuple[str, int]]:
+    """Return (name, size in bytes) of the tars of a pool.
+
+    Raises:
+        ShardError: the folder is not there or holds no tar.
+    """
+    files = _list_folder(url, field, recursive=False)
+    tars = [(name, size) for name, size in files if name.endswith(".tar")]
+    if not tars:
+        raise ShardError(f"{field}: no .tar file in {url} ({len(files)} other files); give the folder of the shards")
+    return tars
+
+
+def list_images(folder: str) -> list[tuple[str, int]]:
+    """Return (relative name, size in bytes) of the pictures below a folder."""
+    from data.shards import IMAGE_EXTENSIONS  # loads pyarrow, which the plan of other pools does not need
+
+    files = _list_folder(folder, "pool.images", recursive=True)
+    return [(name, size) for name, size in files if extension_of(name) in IMAGE_EXTENSIONS]
+
+
+def extension_of(name: str) -> str:
+    """Lower-case extension without the dot; empty if there is none."""
+    base = name.rsplit("/", 1)[-1]
+    return base.rsplit(".", 1)[-1].lower() if "." in base else ""
+
+
+def _list_folder(uri: str, field: str, recursive: bool) -> list[tuple[str, int]]:
+    if not storage.exists(uri):
+        raise ShardError(f"{field}: no folder {uri}; check the path")
+    if not storage.is_folder(uri):
+        raise ShardError(f"{field}: {uri} is a file; give the folder that holds it")
+    return storage.list_files(uri, recursive=recursive)
+
+
+def pool_identity(pool: Pool) -> dict[str, Any]:
+    """Digest of what a pool holds now.
+
+    Raises:
+        UserError: the pool is not there, is empty, or a package is missing.
+    """
+    if isinstance(pool, EmojiPool):
+        from data.pools.emoji import package_versions, picture_folders
+
+        picture_folders(pool.vendors)
+        return {"packages": package_versions()}
+    if isinstance(pool, ShardPool):
+        return {"tars": _files_digest(pool.url, list_tars(pool.url))}
+    return _folder_identity(pool)
+
+
+def _folder_identity(pool: FolderPool) -> dict[str, Any]:
+    return {
+        "captions": file_digest(pool.captions, "pool.captions"),
+        "images": _files_digest(pool.images, list_images(pool.images)),
+    }
+
+
+def file_digest(uri: str, field: str) -> str:
+    """SHA-256 of a file that a recipe names in `field`."""
+    if not storage.exists(uri) or storage.is_folder(uri):
+        raise RecipeError(f"{field}: no file {uri}; check the path")
+    return storage.sha256(uri)
+
+
+def _files_digest(folder: str, files: Sequence[tuple[str, int]]) -> str:
+    whole = storage.is_local(folder) and sum(size for _, size in files) < WHOLE_POOL_BYTES
+
+    def content(file: tuple[str, int]) -> str:
+        uri = storage.join(storage.normalise(folder), file[0])
+        return storage.sha256(uri) if whole else _edges_digest(uri, file[1])
+
+    with ThreadPoolExecutor(1 if storage.is_local(folder) else _REMOTE_READS) as reads:
+        contents = list(reads.map(content, files))
+    return digest([[name, size, sha256] for (name, size), sha256 in zip(files, contents, strict=True)])
+
+
+def _edges_digest(uri: str, size_bytes: int) -> str:
+    head = storage.read_bytes(uri, 0, min(size_bytes, EDGE_BYTES))
+    tail = storage.read_bytes(uri, size_bytes - EDGE_BYTES, size_bytes) if size_bytes > EDGE_BYTES else b""
+    return hashlib.sha256(head + tail).hexdigest()
+
+
+def entry_files_identity(metadata: Iterable[Metadata]) -> dict[str, Any]:
+    """Digest of each entry file's content by its position in the metadata; empty if there is none."""
+    return {
+        str(position): file_digest(source.path, f"balance.metadata.{position}.path")
+        for position, source in enumerate(metadata)
+        if isinstance(source, EntryFile)
+    }

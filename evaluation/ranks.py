@@ -1,0 +1,62 @@
+"""Where the first correct candidate comes for every query, with bounded memory and without credit for ties.
+
+Legend: Q queries, M candidates, D embedding, B queries of one block.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from data.errors import EvaluationError
+from data.features import Floats
+from evaluation.queries import Ints
+
+# Equal vectors can differ by some 1e-7 in a float32 product (rounding depends on where a column lies), so a difference
+# below this is rounding, not an opinion of the model: it counts as a tie.
+TIE_TOLERANCE = 1e-6
+_BLOCK_SCORES = 1 << 22
+
+
+class Ranks(NamedTuple):
+    """Per query: rank of the best correct candidate, tied wrong candidates, number of positives, best candidate."""
+
+    rank: Ints
+    ties: Ints
+    positives: Ints
+    best: Ints
+
+
+def require_finite(features: Floats, names: Sequence[str], what: str) -> None:
+    """Refuse features from which no number should be made.
+
+    Raises:
+        EvaluationError: a value is NaN or infinite.
+    """
+    bad = np.flatnonzero(~np.isfinite(features).all(axis=1))
+    if len(bad):
+        raise EvaluationError(
+            f"{what} {names[bad[0]]!r}: its feature is not finite ({len(bad)} of {len(names)}); the checkpoint diverged"
+        )
+
+
+def rank_candidates(queries_QD: Floats, candidates_MD: Floats, positives: Sequence[Sequence[int]]) -> Ranks:
+    """Rank by inner product: rank = 1 + wrong candidates that score at least as high as the best correct one.
+
+    `positives` lists the correct candidates of each query, at least one.
+    """
+    count, total = len(queries_QD), len(candidates_MD)
+    rank, ties, best = (np.zeros(count, np.int64) for _ in range(3))
+    block = max(1, _BLOCK_SCORES // max(1, total))
+    for start in range(0, count, block):
+        scores_BM = queries_QD[start : start + block] @ candidates_MD.T
+        correct_BM = np.zeros(scores_BM.shape, bool)
+        for row, columns in enumerate(positives[start : start + block]):
+            correct_BM[row, list(columns)] = True
+        top_B1 = np.where(correct_BM, scores_BM, -np.inf).max(axis=1, keepdims=True)
+        above_BM = ~correct_BM & (scores_BM >= top_B1 - TIE_TOLERANCE)
+        here = slice(start, start + len(scores_BM))
+        rank[here] = 1 + above_BM.sum(axis=1)
+        ties[here] = (above_BM & (scores_BM <= top_B1 + TIE_TOLERANCE)).sum(axis=1)
+        best[here] = scores_BM.argmax(axis=1)
+    return Ranks(rank, ties, np.array([len(columns) for columns in positives], np.int64), best)

@@ -1,0 +1,188 @@
+"""What no single field can tell: whether the stages of a recipe fit each other.
+
+Each misfit is one line, said before anything runs.
+"""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from data.errors import RecipeError, nearest
+from data.specs import CurateSpec, RewriteSpec, SplitSpec
+from data.stage import StageSpec
+from evaluation.specs import EvaluateSpec, ReportSpec, ZeroShot
+from training.specs import ClusterSampler, EmbedSpec, Phase, TrainSpec, Upcycle
+
+Stages = Mapping[str, StageSpec]
+
+
+def check_references(stages: Stages) -> None:
+    """Every reference names a stage that makes what is needed."""
+    for name, stage in stages.items():
+        for role, (parent, kind) in stage.roles().items():
+            place = f"stages.{name}.{role}: {parent!r}"
+            makers = [other for other, spec in stages.items() if kind == spec.MAKES]
+            if parent not in stages:
+                raise RecipeError(f"{place}: no such stage{nearest(parent, makers) or _have(makers, kind)}")
+            made = stages[parent].MAKES
+            if made != kind:
+                raise RecipeError(
+                    f"{place}: makes a {made}, where a {kind} is needed{nearest(parent, makers) or _have(makers, kind)}"
+                )
+
+
+def _have(makers: list[str], kind: str) -> str:
+    return f"; stages that make a {kind}: {', '.join(makers)}" if makers else f"; add a stage that makes a {kind}"
+
+
+def order(stages: Stages) -> list[str]:
+    """Names, parents first, otherwise as they come; RecipeError where stages wait for each other."""
+    done: list[str] = []
+    waiting = {name: {parent for parent, _ in stage.roles().values()} for name, stage in stages.items()}
+    while waiting:
+        ready = next((name for name, parents in waiting.items() if parents <= set(done)), None)
+        if ready is None:
+            raise RecipeError(
+                f"stages: {' -> '.join(_cycle(waiting))}: a stage cannot need itself; change one reference"
+            )
+        done.append(ready)
+        del waiting[ready]
+    return done
+
+
+def _cycle(waiting: Mapping[str, set[str]]) -> list[str]:
+    path = [next(iter(waiting))]
+    while path[-1] not in path[:-1]:
+        path.append(next(parent for parent in sorted(waiting[path[-1]]) if parent in waiting))
+    return path[path.index(path[-1]) :]
+
+
+def check_stages(stages: Stages) -> None:
+    """Splits, phases, prompts and labels that one stage names exist in the stage they come from."""
+    for name, stage in stages.items():
+        place = f"stages.{name}"
+        if isinstance(stage, TrainSpec):
+            _check_train(place, stage, stages)
+        elif isinstance(stage, CurateSpec | EmbedSpec):
+            _check_splits(place, stage.splits, _splits_of(stages, stage.split))
+        elif isinstance(stage, EvaluateSpec):
+            _check_evaluate(place, stage, stages)
+        elif isinstance(stage, ReportSpec):
+            _check_report(place, stage, stages)
+
+
+def _need(place: str, value: str, known: list[str], what: str) -> None:
+    if value not in known:
+        raise RecipeError(f"{place}: {value!r}: {what}{nearest(value, known)}; have {', '.join(known) or 'none'}")
+
+
+def _splits_of(stages: Stages, split: str) -> list[str]:
+    spec = stages[split]
+    assert isinstance(spec, SplitSpec)
+    return ["train", *spec.holdouts]
+
+
+def _check_splits(place: str, splits: tuple[str, ...], known: list[str]) -> None:
+    if not splits:
+        raise RecipeError(f"{place}.splits: []: name at least one of {', '.join(known)}")
+    for number, split in enumerate(splits):
+        _need(f"{place}.splits.{number}", split, known, "no such split")
+
+
+def _check_train(place: str, stage: TrainSpec, stages: Stages) -> None:
+    layers = [spec.writes for spec in map(stages.get, stage.caption_layers) if isinstance(spec, RewriteSpec)]
+    written = {spec.writes: name for name, spec in stages.items() if isinstance(spec, RewriteSpec)}
+    earlier = ["init"]
+    for name, phase in stage.phases.items():
+        here = f"{place}.phases.{name}"
+        if not name.replace("_", "").replace("-", "").isalnum() or name == "init":
+            raise RecipeError(f"{here}: {name!r}: a phase is named with letters, digits, _ and -, and not `init`")
+        for path, other in _phase_references(phase):
+            _need(f"{here}.{path}", other, earlier, "not an earlier phase of this stage")
+        for label, term in phase.objectives.items():
+            teacher = getattr(term.loss, "teacher", None)
+            if teacher is not None:
+                _need(
+                    f"{here}.objectives.{label}.loss.teacher",
+                    teacher,
+                    list(phase.teachers),
+                    "no such teacher in this phase",
+                )
+        _check_captions(f"{here}.view.caption_weights", phase.view.caption_weights, layers, written)
+        earlier.append(name)
+
+
+def _phase_references(phase: Phase) -> Iterator[tuple[str, str]]:
+    """(path, phase name) of everything in a phase that names another one."""
+    yield "start", phase.start
+    for number, surgery in enumerate(phase.surgeries):
+        if isinstance(surgery, Upcycle):
+            yield from ((f"surgeries.{number}.experts.{e}", expert) for e, expert in enumerate(surgery.experts))
+    if isinstance(phase.view.sampler, ClusterSampler):
+        yield from ((f"view.sampler.phases.{p}", other) for p, other in enumerate(phase.view.sampler.phases))
+
+
+def _check_captions(place: str, weights: Mapping[str, float], layers: list[str], written: Mapping[str, str]) -> None:
+    for source, weight in weights.items():
+        if weight < 0:
+            raise RecipeError(f"{place}.{source}: {weight}: a weight is 0 or more")
+        if source in written and source not in layers:
+            raise RecipeError(
+                f"{place}.{source}: written by a layer that is not read; add {written[source]!r} to caption_layers"
+            )
+    if sum(weights.values()) <= 0:
+        raise RecipeError(f"{place}: {dict(weights)}: give at least one source a weight above 0")
+
+
+def _check_evaluate(place: str, stage: EvaluateSpec, stages: Stages) -> None:
+    embed = stages[stage.features]
+    assert isinstance(embed, EmbedSpec)
+    for field in ("pairs", "split"):
+        ours, theirs = getattr(stage, field), getattr(embed, field)
+        if ours != theirs:
+            raise RecipeError(
+                f"{place}.{field}: {ours!r}: the features of {stage.features!r} were made with {theirs!r}; use that"
+            )
+    for number, split in enumerate(stage.splits):
+        if split == "train":
+            raise RecipeError(f"{place}.splits.{number}: 'train': an evaluation reads held-out splits only; remove it")
+        _need(f"{place}.splits.{number}", split, list(embed.splits), f"not embedded by {stage.features!r}")
+    for label, task in stage.tasks.items():
+        if isinstance(task, ZeroShot):
+            _check_prompts(f"{place}.tasks.{label}.prompts", task.prompts, embed, stage.features)
+
+
+def _check_prompts(place: str, prompts: Any, embed: EmbedSpec, name: str) -> None:
+    embedded = {(known.field, template) for known in embed.prompts for template in known.templates}
+    for number, template in enumerate(prompts.templates):
+        if "{c}" not in template:
+            raise RecipeError(
+                f"{place}.templates.{number}: {template!r}: a template has {{c}} where the class name goes"
+            )
+        if (prompts.field, template) not in embedded:
+            raise RecipeError(
+                f"{place}.templates.{number}: {template!r}: not embedded for {prompts.field!r}; "
+                f"add it to stages.{name}.prompts"
+            )
+
+
+def _check_report(place: str, stage: ReportSpec, stages: Stages) -> None:
+    labels = list(stage.evaluations)
+    for number, label in enumerate(stage.controls):
+        _need(f"{place}.controls.{number}", label, labels, "no such evaluation label")
+    for label, base in stage.compare.items():
+        _need(f"{place}.compare.{label}", label, labels, "no such evaluation label")
+        _need(f"{place}.compare.{label}", base, labels, "no such evaluation label")
+    evaluations = [spec for spec in map(stages.get, stage.evaluations.values()) if isinstance(spec, EvaluateSpec)]
+    split, task, _ = stage.headline
+    _need(
+        f"{place}.headline.0", split, sorted({s for e in evaluations for s in e.splits}), "no evaluation has this split"
+    )
+    _need(f"{place}.headline.1", task, sorted({t for e in evaluations for t in e.tasks}), "no evaluation has this task")
+    gallery = stages.get(stage.gallery) if stage.gallery else None
+    if isinstance(gallery, EmbedSpec) and stage.gallery_split:
+        _need(f"{place}.gallery_split", stage.gallery_split, list(gallery.splits), f"not embedded by {stage.gallery!r}")
+    if isinstance(gallery, EmbedSpec):
+        for number, query in enumerate(stage.queries):
+            _need(
+                f"{place}.queries.{number}", query, list(gallery.queries), f"not among stages.{stage.gallery}.queries"
+            )

@@ -1,0 +1,64 @@
+"""The recipe as one KFP pipeline: a task a stage, strings only. What is compiled is also what runs on this machine."""
+
+import json
+from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from data.errors import RecipeError
+from data.place import Place
+from data.spec import canonical_json
+from data.stage import StageSpec
+from pipelines.recipe import Recipe
+
+
+def config_json(spec: StageSpec) -> str:
+    """A stage's config as the one string its task gets; keys keep their order, because phases and labels have one."""
+    return json.dumps(spec.model_dump(mode="json"), separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+
+
+def build_pipeline(recipe: Recipe, place: Place) -> Callable[..., Any]:
+    """Make the KFP pipeline of a recipe; its one parameter is the place, so that one compiled file serves any."""
+    from kfp import dsl
+
+    def pipeline(place: str) -> None:
+        uris: dict[str, Any] = {}
+        for name in recipe.order():
+            uris[name] = _task(name, recipe.stages[name], uris, place, image).output
+
+    image, default = place.image, canonical_json(place.model_dump(mode="json"))
+    pipeline.__defaults__ = (default,)
+    made: Callable[..., Any] = dsl.pipeline(
+        name=f"clipworks-{recipe.name.replace('_', '-')}", description=recipe.title
+    )(pipeline)
+    return made
+
+
+def _task(name: str, spec: StageSpec, uris: dict[str, Any], place: Any, image: str) -> Any:
+    """Add a stage's task; its parents are the URIs that other tasks return."""
+    component = getattr(import_module(f"components.{spec.kind}.component"), spec.kind)
+    parents = "\n".join(f"{role}={uris[stage]}" for role, (stage, _) in spec.roles().items())
+    task = component(name=name, config=config_json(spec), parents=parents, place=place)
+    task.set_display_name(name)
+    task.set_caching_options(False)  # reuse is ours, by fingerprint: KFP's key does not know our code
+    task.set_container_image(image)
+    return task
+
+
+def compile_pipeline(recipe: Recipe, place: Place, path: Path) -> None:
+    """Write the IR YAML of a recipe.
+
+    Raises:
+        RecipeError: the path cannot be written or is not a .yaml file.
+    """
+    if path.suffix not in (".yaml", ".yml", ".json"):
+        raise RecipeError(f"{path}: a compiled pipeline is a .yaml or .json file; change the name after -o")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    except OSError as error:
+        raise RecipeError(f"{path}: cannot write: {error.strerror}; choose another file after -o") from error
+    from kfp import compiler
+
+    compiler.Compiler().compile(build_pipeline(recipe, place), str(path))

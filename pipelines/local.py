@@ -1,0 +1,240 @@
+"""`clipworks run` on this machine: plan, execute what is missing through kfp.local in a child process, draw, report."""
+
+import json
+import os
+import secrets
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import NoReturn
+
+from rich.console import Console
+from rich.table import Table
+
+from components.runtime import RAY_KINDS
+from data import storage
+from data.artifacts import Artifact, open_artifact
+from data.errors import UserError
+from data.place import Place
+from pipelines.plan import StagePlan, counts_text, duration, make_plan
+from pipelines.recipe import Recipe
+from pipelines.render import EventTail, make_renderer
+from pipelines.workspace import Workspace, open_workspace
+
+_POLL_SECONDS = 0.2
+_GRACE_SECONDS = 10.0
+_LOG_LINES = 25
+
+
+class StageError(UserError):
+    """A stage failed; the message is all there is to say, the exit code tells whose fault it is."""
+
+    def __init__(self, message: str, exit_code: int) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
+
+
+def run_recipe(recipe: Recipe, place: Place, run: str | None, again: list[str], console: Console) -> None:
+    """Run a recipe on this machine; what is complete is reused.
+
+    Args:
+        recipe: what to run.
+        place: where, with what.
+        run: the run's name, or None for one made of the recipe's name and the time.
+        again: the command that continues this run.
+        console: where to draw.
+
+    Raises:
+        UserError: something the user can put right.
+        StageError: a stage failed, with where its log is and how to continue.
+        KeyboardInterrupt: the run was ended; every process of it too.
+    """
+    started = time.monotonic()
+    place = place.model_copy(update={"root": storage.normalise(place.root)})
+    workspace = open_workspace(place.root, run, recipe.name)
+    plans = make_plan(recipe, place)
+    for plan in plans:
+        if plan.problem:
+            raise UserError(f"stages.{plan.name}: {plan.problem}")
+    to_run = [plan for plan in plans if not plan.artifact]
+    console.print(
+        f"{recipe.title}: {len(to_run)} of {len(plans)} stages to run, the others are reused", highlight=False
+    )
+    if to_run:
+        try:
+            _execute(recipe, place, workspace, plans, again, console)
+        except KeyboardInterrupt:
+            console.print(
+                f"ended; what is complete stays. continue: {shlex.join(again)}", highlight=False, soft_wrap=True
+            )
+            raise
+    _record_run(recipe, place, workspace, plans)
+    _show_end(place, plans, console, time.monotonic() - started)
+
+
+def _execute(
+    recipe: Recipe, place: Place, workspace: Workspace, plans: list[StagePlan], again: list[str], console: Console
+) -> None:
+    """Run the pipeline in a child process and draw its events until it ends."""
+    _write_job(recipe, place, workspace, plans)
+    tails = [EventTail(plan.events_uri(place.root), time.time()) for plan in plans if not plan.artifact]
+    with _ended_as_one(workspace) as child, make_renderer(console) as renderer:
+        while True:
+            has_ended = child.poll() is not None  # asked before reading, so that the last events are read
+            for tail in tails:
+                for event in tail.read():
+                    renderer.show(event)
+            if has_ended:
+                break
+            time.sleep(_POLL_SECONDS)
+    if child.returncode:
+        _fail(workspace, child.returncode, again)
+
+
+def _write_job(recipe: Recipe, place: Place, workspace: Workspace, plans: list[StagePlan]) -> None:
+    """Write what the child and the tracker are to do."""
+    to_run = [plan for plan in plans if not plan.artifact]
+    tracking = workspace.logs / "tracking.json"
+    where = {
+        "mode": place.wandb_mode,
+        "project": place.wandb_project,
+        "group": workspace.run,
+        "folder": str(workspace.wandb),
+        "since": time.time(),
+    }
+    stages = [
+        {
+            "stage": plan.name,
+            "kind": plan.kind,
+            "config": plan.spec.model_dump(mode="json"),
+            "events_uri": plan.events_uri(place.root),
+        }
+        for plan in to_run
+    ]
+    tracking.write_text(json.dumps({"where": where, "stages": stages}))
+    job = {
+        "recipe": recipe.to_dict(),
+        "place": place.model_dump(mode="json"),
+        "run": workspace.run,
+        "failure": str(workspace.failure),
+        "ray": str(workspace.ray),
+        "kfp": str(workspace.kfp),
+        "tracking": str(tracking),
+        "needs_ray": any(plan.kind in RAY_KINDS for plan in to_run),
+    }
+    workspace.job.write_text(json.dumps(job))
+
+
+def _environment() -> dict[str, str]:
+    """What the processes of a run need: our packages from anywhere, none from the user's folder, a Ray of their own."""
+    here = Path(__file__).resolve().parent.parent
+    environment = {
+        **os.environ,
+        "PYTHONSAFEPATH": "1",
+        "PYTHONUNBUFFERED": "1",
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN": secrets.token_hex(32),
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    }
+    environment.pop("RAY_ADDRESS", None)
+    if here.name != "site-packages":
+        environment["PYTHONPATH"] = os.pathsep.join([str(here), *filter(None, [os.environ.get("PYTHONPATH")])])
+    return environment
+
+
+@contextmanager
+def _ended_as_one(workspace: Workspace) -> Iterator[subprocess.Popen[bytes]]:
+    """Start the child as the leader of a process group; whatever ends the block ends the whole group."""
+    with workspace.log.open("ab") as log:
+        child = subprocess.Popen(
+            [sys.executable, "-P", "-m", "pipelines.child", str(workspace.job)],
+            stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, start_new_session=True, env=_environment(),
+        )  # fmt: skip
+    previous = signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        yield child
+    finally:
+        _end(child)
+        signal.signal(signal.SIGTERM, previous)
+
+
+def _interrupt(*_: object) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+def _end(child: subprocess.Popen[bytes]) -> None:
+    """TERM to the group, KILL to what is left of it."""
+    try:
+        if child.poll() is None:
+            os.killpg(child.pid, signal.SIGTERM)
+            child.wait(_GRACE_SECONDS)
+    except subprocess.TimeoutExpired:
+        pass
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(child.pid, signal.SIGKILL)
+        child.wait()
+
+
+def _fail(workspace: Workspace, code: int, again: list[str]) -> NoReturn:
+    """Raise StageError with what failed, where the log is, and how to go on."""
+    hints = f"log: {workspace.log}\ncontinue: {shlex.join(again)}"
+    if not workspace.failure.exists():
+        tail = "\n".join(workspace.log.read_text(errors="replace").splitlines()[-_LOG_LINES:])
+        raise StageError(f"the run ended without a word (exit {code}); the end of its log:\n{tail}\n{hints}", 1)
+    failure = json.loads(workspace.failure.read_text())
+    if failure["user_error"]:
+        raise StageError(f"stage {failure['stage']}: {failure['message']}\n{hints}", 2)
+    tail = "\n".join(failure["traceback"].splitlines()[-_LOG_LINES:])
+    raise StageError(f"stage {failure['stage']} failed: {failure['error']}\n{tail}\n{hints}", 1)
+
+
+def _record_run(recipe: Recipe, place: Place, workspace: Workspace, plans: list[StagePlan]) -> None:
+    """Keep what the run was made of, for later listing."""
+    record = {"recipe": recipe.to_dict(), "artifacts": {plan.name: plan.artifact_name for plan in plans}}
+    storage.write_json(storage.join(place.root, ".runs", f"{workspace.run}.json"), record)
+
+
+def _show_end(place: Place, plans: list[StagePlan], console: Console, seconds: float) -> None:
+    """Print what came out: every artifact, the headline results, the report."""
+    made = [(plan, open_artifact(storage.join(place.root, str(plan.artifact_name)))) for plan in plans]
+    table = _table("stage", "", "artifact", "holds")
+    for plan, artifact in made:
+        counts = counts_text(artifact.record.counts, most=3)
+        table.add_row(plan.name, "reused" if plan.artifact else "made", storage.name_of(artifact.uri), counts)
+    console.print(table)
+    for _, artifact in made:
+        if artifact.record.kind == "report":
+            _show_report(artifact, console)
+    console.print(f"finished in {duration(seconds)}", highlight=False)
+
+
+def _show_report(report: Artifact, console: Console) -> None:
+    """Print the headline metric of every label, and where the page is."""
+    headline = report.record.metrics.get("headline", {})
+    if headline:
+        table = _table(
+            " ".join(str(headline[part]) for part in ("split", "task", "metric")), "", "95 % interval", "chance"
+        )
+        for row in headline["rows"]:
+            shown = "{:.1f}" if row["unit"] == "rank" else "{:.1%}"
+            value, low, high, chance = (shown.format(row[name]) for name in ("value", "low", "high", "chance"))
+            table.add_row(
+                f"{row['label']} (control)" if row["control"] else row["label"], value, f"{low} - {high}", chance
+            )
+        console.print()
+        console.print(table)
+    console.print(f"\nreport: {report.at('report.html')}", markup=False, highlight=False, soft_wrap=True)
+
+
+def _table(*headings: str) -> Table:
+    table = Table(box=None, pad_edge=False)
+    for heading in headings:
+        table.add_column(heading, overflow="fold")
+    return table

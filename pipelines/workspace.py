@@ -1,0 +1,83 @@
+"""Where a run on this machine keeps its logs: beside the artifacts, or in the user's cache if those are in a bucket."""
+
+import os
+import re
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+from data import storage
+from data.errors import RecipeError, StorageError
+from data.spec import digest
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
+
+
+class Workspace(NamedTuple):
+    """Local folders and files of one run."""
+
+    base: Path
+    run: str
+
+    @property
+    def logs(self) -> Path:
+        """Folder of this run's logs."""
+        return self.base / ".logs" / self.run
+
+    @property
+    def log(self) -> Path:
+        """What kfp and the stages wrote to their output."""
+        return self.logs / "kfp.log"
+
+    @property
+    def job(self) -> Path:
+        """What the child process is to do."""
+        return self.logs / "job.json"
+
+    @property
+    def failure(self) -> Path:
+        """Appears when a stage fails."""
+        return self.logs / "failure.json"
+
+    @property
+    def ray(self) -> Path:
+        """Appears when the run's Ray is up."""
+        return self.logs / "ray.json"
+
+    @property
+    def kfp(self) -> Path:
+        """kfp's pipeline root: small strings only."""
+        return self.base / ".kfp" / self.run
+
+    @property
+    def wandb(self) -> Path:
+        """Folder of W&B's offline runs."""
+        return self.base / "wandb"
+
+
+def open_workspace(root: str, run: str | None, recipe_name: str) -> Workspace:
+    """Make the folders of a run.
+
+    Raises:
+        StorageError: they cannot be written.
+        RecipeError: the run's name cannot be a file name.
+    """
+    name = run or f"{recipe_name}-{time.strftime('%Y%m%d-%H%M%S')}"
+    if not _NAME.fullmatch(name):
+        raise RecipeError(f"--name {name!r}: use at most 80 letters, digits, `.`, `_` and `-`, a letter or digit first")
+    workspace = Workspace(_base(root), name)
+    try:
+        workspace.logs.mkdir(parents=True, exist_ok=True)
+        for leftover in (workspace.failure, workspace.ray):
+            leftover.unlink(missing_ok=True)
+        workspace.log.write_text("")
+    except OSError as error:
+        raise StorageError(f"{root}: cannot write here: {error.strerror}; choose another --root") from error
+    return workspace
+
+
+def _base(root: str) -> Path:
+    if storage.is_local(root):
+        return Path(storage.normalise(root))
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return cache / "clipworks" / digest(storage.normalise(root))[:12]

@@ -1,0 +1,232 @@
+"""A small world of artifacts written by hand: pictures of concepts by several vendors, and models of a chosen skill."""
+
+import io
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from PIL import Image, ImageDraw
+
+from data import storage
+from data.artifacts import Artifact, Output, Record, find_fingerprint, fingerprint
+from data.features import write_features
+from data.place import Place
+from data.selection import ENTRY_SCHEMA, SELECTION_SCHEMA, write_selection, write_split
+from data.shards import CAPTION_SCHEMA, Pair, write_manifest, write_parquet, write_shard
+from data.stage import StageSpec, run_stage
+from evaluation.specs import Bootstrap, EvaluateSpec, Retrieval, ZeroShot
+from training.specs import Prompts
+
+COLOURS = ("red", "green", "blue", "orange", "purple", "teal", "gold", "pink", "brown", "navy")
+SHAPES = ("circle", "square", "triangle", "cross")
+VENDORS = ("Appl", "Goog", "Twtr")
+TEMPLATES = ("{c}", "a picture of a {c}")
+
+
+def drawn(colour: str, shape: str, size: int) -> bytes:
+    """A PNG of one coloured shape."""
+    image = Image.new("RGBA", (72, 72), (0, 0, 0, 0))
+    draw, box = ImageDraw.Draw(image), (size, size, 71 - size, 71 - size)
+    if shape == "circle":
+        draw.ellipse(box, fill=colour)
+    elif shape == "square":
+        draw.rectangle(box, fill=colour)
+    elif shape == "triangle":
+        draw.polygon([(36, size), (71 - size, 71 - size), (size, 71 - size)], fill=colour)
+    else:
+        draw.line(box, fill=colour, width=9)
+        draw.line((box[0], box[3], box[2], box[1]), fill=colour, width=9)
+    sink = io.BytesIO()
+    image.save(sink, "PNG")
+    return sink.getvalue()
+
+
+def drawn_pairs() -> list[Pair]:
+    """Forty concepts by three vendors; group is the shape, base the colour and shape."""
+    return [
+        Pair(
+            f"{vendor.lower()}-{colour}_{shape}", drawn(colour, shape, 8 + 4 * number), "png",
+            {"alt": f"{colour} {shape}"}, {"vendor": vendor, "base": f"{colour}-{shape}", "group": shape},
+        )
+        for number, vendor in enumerate(VENDORS) for shape in SHAPES for colour in COLOURS
+    ]  # fmt: skip
+
+
+class World:
+    """Artifacts below one root. Vendor `Twtr` is held out as `unseen_vendor`, every fifth base as `unseen_concepts`."""
+
+    def __init__(self, root: Path, pairs: Sequence[Pair], dim: int = 32) -> None:
+        self.root, self.place = str(root), Place(root=str(root))
+        self.pairs, self.dim = list(pairs), dim
+        bases = sorted({pair.meta["base"] for pair in pairs})
+        random = np.random.default_rng(5)
+        self.direction = {base: random.normal(size=dim) for base in bases}
+        held = set(bases[::5])
+        self.split_of = {
+            p.uid: "unseen_vendor"
+            if p.meta["vendor"] == "Twtr"
+            else "unseen_concepts"
+            if p.meta["base"] in held
+            else "train"
+            for p in pairs
+        }
+        card = {"vendors": {name: {"licence": f"<{name}> licence", "may_be_shown": name != "Appl"} for name in VENDORS}}
+        self.shard_set = self.put(
+            "emoji", "shard_set", "ingest", {}, self._write_shards, {"pairs": len(pairs)}, {"data_card": card}
+        )  # fmt: skip
+        table = pa.table({"uid": list(self.split_of), "split": list(self.split_of.values())})
+        self.split = self.put(
+            "split",
+            "split",
+            "split",
+            {"pairs": self.shard_set},
+            lambda uri: write_split(uri, table),
+            {"pairs": len(pairs)},
+        )
+
+    def put(
+        self, name: str, kind: str, stage: str, parents: dict[str, Artifact], write: Callable[[str], object],
+        counts: dict[str, int] | None = None, metrics: dict[str, Any] | None = None,
+        config: dict[str, Any] | None = None,
+    ) -> Artifact:  # fmt: skip
+        """Commit an artifact that `write` fills."""
+        prints = {role: parent.fingerprint for role, parent in parents.items()}
+        config = {"name": name, **(config or {})}
+        print_ = fingerprint(stage, 1, config, prints)
+        found = find_fingerprint(self.root, print_)
+        if found:
+            return found
+        out = Output(self.root, name, print_)
+        with out.lock():
+            write(out.uri)
+            record = Record(
+                kind=kind, stage=stage, revision=1, fingerprint=print_, config=config, parents=prints,
+                counts=counts or {}, metrics=metrics or {},
+            )  # fmt: skip
+            return out.commit(record)
+
+    def uids(self, split: str) -> list[str]:
+        return sorted(uid for uid, name in self.split_of.items() if name == split)
+
+    def select(self, kept: Sequence[str] | None = None, split: Artifact | None = None, **metrics: Any) -> Artifact:
+        """A selection of the train split that keeps `kept` (default: two of three pairs)."""
+        train = self.uids("train") if kept is None else sorted({*self.uids("train"), *kept})
+        chosen = {uid for number, uid in enumerate(train) if number % 3} if kept is None else set(kept)
+        rows = [
+            {"uid": uid, "kept": uid in chosen, "p_keep": 1.0 if uid in chosen else 0.25, "draw": 0.5, "entries": [0],
+             "reason": "" if uid in chosen else "drawn_out"} for uid in train
+        ]  # fmt: skip
+        entries = pa.Table.from_pylist(
+            [{"id": 0, "entry": "red", "source": "file", "count": 9, "p": 0.5}], ENTRY_SCHEMA
+        )
+        table = pa.Table.from_pylist(rows, SELECTION_SCHEMA)
+        counts = {"pairs": len(train), "kept": len(chosen), "dropped_drawn_out": len(train) - len(chosen)}
+        parents = {"pairs": self.shard_set, "split": split or self.split}
+        name = f"curate{len(chosen)}"
+        return self.put(
+            name, "selection", "curate", parents, lambda uri: write_selection(uri, table, entries), counts, metrics
+        )
+
+    def checkpoint(
+        self, name: str, selection: Artifact, lines: Sequence[dict[str, Any]] = (), teacher: Artifact | None = None,
+        config: dict[str, Any] | None = None,
+    ) -> Artifact:  # fmt: skip
+        """A checkpoint with a training log and no weights."""
+        text = "".join(json.dumps(line) + "\n" for line in lines).encode()
+        parents = {"pairs": self.shard_set, "selection": selection, **({"teachers.t": teacher} if teacher else {})}
+        write = lambda uri: storage.write_bytes(f"{uri}/metrics.jsonl", text)  # noqa: E731
+        return self.put(
+            name,
+            "checkpoint",
+            "train",
+            parents,
+            write,
+            {"samples_seen": 512, "parameters": 7_654_321},
+            {"checks": {"router/equal experts": 1e-6}},
+            config,
+        )
+
+    def embed(
+        self, name: str, checkpoint: Artifact, skill: float = 1.0, queries: Sequence[str] = (), constant: bool = False,
+        splits: Sequence[str] = ("unseen_vendor", "unseen_concepts"), change: Callable[..., None] | None = None,
+    ) -> Artifact:  # fmt: skip
+        """Features of a model whose pictures lie near their concept: `skill` 0 is noise, large is perfect."""
+        random = np.random.default_rng(len(name))
+        shown = [pair for pair in self.pairs if self.split_of[pair.uid] in splits]
+        images = np.stack([skill * self.direction[p.meta["base"]] + random.normal(size=self.dim) for p in shown])
+        texts = {pair.captions["alt"]: self.direction[pair.meta["base"]] for pair in shown if "alt" in pair.captions}
+        for group in sorted({pair.meta["group"] for pair in self.pairs if "group" in pair.meta}):
+            members = [self.direction[pair.meta["base"]] for pair in self.pairs if pair.meta.get("group") == group]
+            texts |= {template.replace("{c}", group): np.mean(members, axis=0) for template in TEMPLATES}
+        for query in queries:
+            texts.setdefault(query, random.normal(size=self.dim))
+        text_rows = np.stack(list(texts.values()))
+        if constant:
+            images[:], text_rows[:] = 1.0, 1.0
+        images /= np.linalg.norm(images, axis=1, keepdims=True)
+        text_rows = text_rows / np.linalg.norm(text_rows, axis=1, keepdims=True)
+
+        def write(uri: str) -> None:
+            write_features(uri, [p.uid for p in shown], images, list(texts), text_rows)
+            if change:
+                change(uri)
+
+        parents = {"checkpoint": checkpoint, "pairs": self.shard_set, "split": self.split}
+        counts = {"images": len(shown), "texts": len(texts)}
+        return self.put(name, "feature_set", "embed", parents, write, counts)
+
+    def evaluate_spec(self, **changes: Any) -> EvaluateSpec:
+        fields: dict[str, Any] = {
+            "features": "embed", "pairs": "emoji", "split": "split", "splits": ("unseen_vendor", "unseen_concepts"),
+            "tasks": {
+                "groups": ZeroShot(prompts=Prompts(field="group", templates=TEMPLATES)),
+                "captions": Retrieval(ks=(1, 5)),
+            },
+            "bootstrap": Bootstrap(resamples=200, cluster_field="base"),
+        }  # fmt: skip
+        return EvaluateSpec(**(fields | changes))
+
+    def evaluate(self, name: str, features: Artifact, split: Artifact | None = None, **changes: Any) -> Artifact:
+        return self.run(
+            name, self.evaluate_spec(**changes), features=features, pairs=self.shard_set, split=split or self.split
+        )
+
+    def run(self, name: str, spec: StageSpec, **parents: Artifact) -> Artifact:
+        """Run a real stage."""
+        return run_stage(name, spec, {role: parent.uri for role, parent in parents.items()}, self.place)
+
+    def rewrite(self, selection: Artifact, attempts: Sequence[dict[str, Any]]) -> Artifact:
+        """A caption layer with these attempts (caption, rewrite, accepted, reason)."""
+        used = [
+            {"uid": pair.uid, "source": "rewrite", "caption": attempt["rewrite"], "provenance": "{}"}
+            for attempt in attempts for pair in self.pairs
+            if attempt["accepted"] and pair.captions["alt"] == attempt["caption"]
+        ]  # fmt: skip
+
+        def write(uri: str) -> None:
+            write_parquet(f"{uri}/captions/0.parquet", pa.Table.from_pylist(used, CAPTION_SCHEMA))
+            write_parquet(f"{uri}/rewrites.parquet", pa.Table.from_pylist(list(attempts)))
+
+        parents = {"pairs": self.shard_set, "selection": selection}
+        return self.put("rewrite", "caption_layer", "rewrite", parents, write, {"attempts": len(attempts)})
+
+    def _write_shards(self, uri: str) -> None:
+        half = len(self.pairs) // 2
+        shards = [write_shard(uri, "0", self.pairs[:half]), write_shard(uri, "1", self.pairs[half:])]
+        write_manifest(uri, shards, [])
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> World:
+    """Drawn pictures."""
+    return World(tmp_path / "runs", drawn_pairs())
+
+
+@pytest.fixture
+def make_world(tmp_path: Path) -> Callable[[Sequence[Pair]], World]:
+    """A world of other pairs."""
+    return lambda pairs: World(tmp_path / "other", pairs)

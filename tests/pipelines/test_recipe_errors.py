@@ -1,0 +1,179 @@
+"""Broken recipes: each is one line that names the place and what is right, with exit code 2."""
+
+import copy
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipelines.yaml_text import to_yaml
+
+GONE = object()
+WARM = "stages.pretrain.phases.warm"
+REFINE = "stages.pretrain.phases.refine"
+
+# (path to change, new value, words that the line must have)
+BROKEN: list[tuple[str, Any, list[str]]] = [
+    ("name", GONE, ["name: missing"]),
+    ("stages", GONE, ["stages: missing"]),
+    ("name", "Bad Name", ["name: 'Bad Name'", "a-z"]),
+    ("name", 5, ["name: 5", "should be text"]),
+    ("titel", "x", ["titel", "unknown field", "'title'"]),
+    ("zzzzz", "x", ["zzzzz", "unknown field", "known here: name, title"]),
+    ("minutes", 0, ["minutes: 0", "greater than 0"]),
+    ("minutes", "soon", ["minutes: 'soon'", "valid number"]),
+    ("minutes", float("inf"), ["minutes: inf", "finite"]),
+    ("stages", {}, ["stages: {}", "at least 1"]),
+    ("stages", [1], ["stages: [1]", "mapping"]),
+    ("stages.pairs", None, ["stages.pairs"]),
+    ("stages.pairs.kind", GONE, ["stages.pairs.kind: missing", "ingest"]),
+    ("stages.pairs.kind", "injest", ["stages.pairs.kind: 'injest'", "did you mean 'ingest'"]),
+    ("stages.pairs.pool", GONE, ["stages.pairs.pool: missing"]),
+    (
+        "stages.pairs.pool.source",
+        "folders",
+        ["stages.pairs.pool.source: 'folders'", "'folder'", "emoji, shards, folder"],
+    ),
+    ("stages.pairs.pool.image_col", "x", ["stages.pairs.pool.image_col", "'image_column'"]),
+    ("stages.pairs.pool.images", 7, ["stages.pairs.pool.images: 7", "text"]),
+    ("stages.pairs.pairs_per_shard", 0, ["stages.pairs.pairs_per_shard: 0", "greater than or equal to 1"]),
+    ("stages.pairs.pairs_per_shard", 1.5, ["stages.pairs.pairs_per_shard: 1.5", "integer"]),
+    ("stages.pairs.pairs_per_shard", "many", ["stages.pairs.pairs_per_shard: 'many'"]),
+    ("stages.Pairs Two", {"kind": "model", "architecture": "x"}, ["stages: 'Pairs Two'"]),
+    ("stages.split.pairs", "pear", ["stages.split.pairs: 'pear'", "no such stage", "did you mean 'pairs'"]),
+    ("stages.split.pairs", "curate", ["makes a selection, where a shard_set is needed", "pairs"]),
+    ("stages.split.holdouts.unseen.fraction", 1.5, ["stages.split.holdouts.unseen.fraction: 1.5", "less than 1"]),
+    ("stages.split.holdouts.unseen.by", "values", ["stages.split.holdouts.unseen", "field"]),
+    ("stages.split.holdouts.unseen.fractoin", 0.1, ["unseen.fractoin", "'fraction'"]),
+    ("stages.curate.split", "pairs", ["makes a shard_set, where a split is needed", "split"]),
+    ("stages.curate.splits", ["trian"], ["stages.curate.splits.0: 'trian'", "did you mean 'train'", "unseen"]),
+    ("stages.curate.splits", [], ["stages.curate.splits", "name at least one"]),
+    ("stages.curate.splits", "train", ["stages.curate.splits: 'train'", "list"]),
+    ("stages.curate.balance.t", 0, ["stages.curate.balance.t: 0"]),
+    ("stages.curate.balance.metadata", [], ["stages.curate.balance.metadata: []", "at least 1 item"]),
+    ("stages.curate.balance.metadata.0.source", "ngrams", ["metadata.0.source: 'ngrams'", "pool_ngrams"]),
+    ("stages.curate.balance.metadata.0.min_cuont", 3, ["metadata.0.min_cuont", "'min_count'"]),
+    ("stages.curate.balance.matching", "fuzzy", ["stages.curate.balance.matching: 'fuzzy'", "'exact' or 'relaxed'"]),
+    ("stages.init.architecture", 5, ["stages.init.architecture: 5", "text or a mapping"]),
+    ("stages.init.architecture", {"width": float("nan")}, ["stages.init.architecture.width: nan", "finite"]),
+    ("stages.pretrain.init", "pretrain", ["pretrain -> pretrain", "cannot need itself"]),
+    ("stages.pretrain.init", "pairs", ["makes a shard_set, where a checkpoint is needed"]),
+    ("stages.pretrain.caption_layers", ["curate"], ["stages.pretrain.caption_layers.0: 'curate'", "caption_layer"]),
+    ("stages.pretrain.phases", {}, ["stages.pretrain.phases: {}"]),
+    (f"{WARM}.optimizer.lrr", 0.1, [f"{WARM}.optimizer.lrr: 0.1", "unknown field", "'lr'"]),
+    (f"{WARM}.optimizer.lr", GONE, [f"{WARM}.optimizer.lr: missing"]),
+    (f"{WARM}.optimizer.lr", -1, [f"{WARM}.optimizer.lr: -1", "greater than 0"]),
+    (f"{WARM}.optimizer.lr", "1e-3x", [f"{WARM}.optimizer.lr: '1e-3x'"]),
+    (f"{WARM}.optimizer.betas", [0.9], [f"{WARM}.optimizer.betas"]),
+    (f"{WARM}.samples_seen", -5, [f"{WARM}.samples_seen: -5"]),
+    (f"{WARM}.global_batch_size", 1, [f"{WARM}.global_batch_size: 1", "pairs per optimizer step"]),
+    (f"{WARM}.objectives", {}, [f"{WARM}.objectives: {{}}"]),
+    (f"{WARM}.objectives.contrast.loss.objective", "infonce", ["loss.objective: 'infonce'", "'info_nce'"]),
+    (
+        f"{WARM}.objectives.contrast.loss",
+        "info_nce",
+        [f"{WARM}.objectives.contrast.loss: 'info_nce': should be a mapping"],
+    ),
+    (f"{WARM}.objectives.contrast.loss.gather", "all", ["loss.gather: 'all'", "'local'"]),
+    (f"{WARM}.start", "refine", [f"{WARM}.start: 'refine'", "not an earlier phase", "init"]),
+    (f"{REFINE}.start", "wram", [f"{REFINE}.start: 'wram'", "did you mean 'warm'"]),
+    (f"{REFINE}.objectives.distil.loss.teacher", "frist", ["loss.teacher: 'frist'", "did you mean 'first'"]),
+    (f"{REFINE}.teachers", {}, ["no such teacher in this phase", "have none"]),
+    (f"{REFINE}.teachers.first.checkpoint", "embed", ["makes a feature_set, where a checkpoint is needed"]),
+    (f"{REFINE}.surgeries", [{"surgery": "upcycle", "experts": ["warm", "expert"]}], ["experts.1: 'expert'"]),
+    (f"{REFINE}.surgeries", [{"surgery": "upcyle"}], ["surgeries.0.surgery: 'upcyle'", "'upcycle'"]),
+    (f"{REFINE}.view", {"sampler": {"sampler": "cluster", "phases": ["late"]}}, ["sampler.phases.0: 'late'"]),
+    (f"{REFINE}.view", {"caption_weights": {"alt": 0}}, ["caption_weights", "above 0"]),
+    (f"{REFINE}.view", {"caption_weights": {"alt": -1}}, ["caption_weights.alt: -1.0", "0 or more"]),
+    (f"{REFINE}.view", {"caption_noise": 2}, ["view.caption_noise: 2", "less than or equal to 1"]),
+    ("stages.embed.splits", ["unseeen"], ["stages.embed.splits.0: 'unseeen'", "did you mean 'unseen'"]),
+    ("stages.evaluate.splits", ["train"], ["stages.evaluate.splits.0: 'train'", "held-out"]),
+    ("stages.evaluate.tasks.groups.prompts.templates", ["the {c}"], ["not embedded", "stages.embed.prompts"]),
+    ("stages.evaluate.tasks.groups.prompts.templates", ["thing"], ["templates.0: 'thing'", "{c}"]),
+    ("stages.evaluate.tasks.retrieval.task", "retreival", ["tasks.retrieval.task: 'retreival'", "'retrieval'"]),
+    ("stages.evaluate.bootstrap", {"resamples": 5}, ["bootstrap.resamples: 5"]),
+    ("stages.report.compare", {"refined": "pretrained"}, ["stages.report.compare.refined: 'refined'"]),
+    ("stages.report.controls", ["pretraind"], ["controls.0: 'pretraind'", "did you mean 'pretrained'"]),
+    ("stages.report.headline", ["unseen", "retrieval"], ["stages.report.headline"]),
+    ("stages.report.headline", ["unseen", "retreival", "R@10"], ["headline.1: 'retreival'", "'retrieval'"]),
+    ("stages.report.gallery_split", "seen", ["gallery_split: 'seen'", "'unseen'"]),
+    ("stages.report.queries", ["blue"], ["stages.report.queries.0: 'blue'", "stages.embed.queries"]),
+    ("stages.report.evaluations", {"pretrained": "embed"}, ["makes a feature_set, where an evaluation"[:20]]),
+]
+
+
+def changed(tree: dict[str, Any], path: str, new: Any) -> dict[str, Any]:
+    """A deep copy with one value set or removed."""
+    result = copy.deepcopy(tree)
+    *parents, last = path.split(".") if path != "stages.Pairs Two" else ["stages", "Pairs Two"]
+    owner: Any = result
+    for key in parents:
+        owner = owner[int(key)] if isinstance(owner, list) else owner[key]
+    if new is GONE:
+        del owner[last]
+    else:
+        owner[last] = new
+    return result
+
+
+@pytest.mark.parametrize(("path", "new", "words"), BROKEN, ids=[f"{n}-{case[0]}" for n, case in enumerate(BROKEN)])
+def test_a_broken_recipe_is_one_line(
+    path: str, new: Any, words: list[str], small: dict[str, Any], tmp_path: Path, refused: Callable[..., str]
+) -> None:
+    file = tmp_path / "broken.yaml"
+    file.write_text(to_yaml(changed(small, path, new)))
+    line = refused("recipe", "show", file)
+    assert str(file) in line
+    for word in words:
+        assert word in line
+
+
+NOT_RECIPES = [
+    ("[1, 2]", ["a recipe is a mapping"]),
+    ("", ["a recipe is a mapping"]),
+    ("name: [a", ["line 1, column 9", "not valid YAML"]),
+    ("name: a\n  title: b", ["line 2, column 8", "not valid YAML"]),
+    ("name: a\nname: b", ["line 2, column 1", "'name' comes twice"]),
+    ("1: a", ["line 1, column 1", "key 1 is not text"]),
+    ("name: !!python/object:os.system x", ["not valid YAML", "line 1"]),
+    ("name: a\n---\nname: b", ["not valid YAML"]),
+    ('{"name": "a",', ["not valid YAML"]),
+]
+
+
+@pytest.mark.parametrize(("text", "words"), NOT_RECIPES)
+def test_what_is_no_recipe_is_one_line(
+    text: str, words: list[str], tmp_path: Path, refused: Callable[..., str]
+) -> None:
+    file = tmp_path / "broken.yaml"
+    file.write_text(text)
+    line = refused("plan", file)
+    for word in [str(file), *words]:
+        assert word in line
+
+
+def test_two_mistakes_are_counted(small: dict[str, Any], tmp_path: Path, refused: Callable[..., str]) -> None:
+    file = tmp_path / "broken.yaml"
+    file.write_text(to_yaml(changed(changed(small, "titel", 1), f"{WARM}.optimizer.lrr", 1)))
+    assert refused("recipe", "show", file).rstrip().endswith("(and 1 more)")
+
+
+def test_a_cycle_names_its_stages(small: dict[str, Any], tmp_path: Path, refused: Callable[..., str]) -> None:
+    teacher = {"first": {"teacher": "cached_features", "features": "embed"}}
+    file = tmp_path / "broken.yaml"
+    file.write_text(to_yaml(changed(small, f"{REFINE}.teachers", teacher)))
+    assert "pretrain -> embed -> pretrain" in refused("recipe", "show", file)
+
+
+def test_a_layer_that_is_weighted_but_not_read_is_named(
+    small: dict[str, Any], tmp_path: Path, refused: Callable[..., str]
+) -> None:
+    rewrite = {"kind": "rewrite", "pairs": "pairs", "selection": "curate", "writes": "told"}
+    broken = changed(changed(small, "stages.rewrite", rewrite), f"{WARM}.view", {"caption_weights": {"told": 1}})
+    file = tmp_path / "broken.yaml"
+    file.write_text(to_yaml(broken))
+    assert "add 'rewrite' to caption_layers" in refused("recipe", "show", file)
+    file.write_text(to_yaml(changed(broken, "stages.pretrain.caption_layers", ["rewrite"])))
+    with pytest.raises(AssertionError):  # negative control: the repaired recipe is not refused
+        refused("recipe", "show", file)

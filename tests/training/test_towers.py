@@ -1,0 +1,88 @@
+"""Checkpoints: what comes out loads in plain open_clip with the same features.
+
+What cannot be is refused in one line.
+"""
+
+import io
+
+import numpy as np
+import open_clip
+import pytest
+import torch
+from PIL import Image
+
+from data.errors import ArtifactError, ModelError
+from training.towers import create_towers, decode_image, load_towers, save_towers
+
+
+def test_open_clip_loads_our_checkpoint_and_agrees(world, tmp_path):
+    towers = create_towers(world.TINY, seed=3).eval()
+    save_towers(towers, str(tmp_path))
+    model, _, preprocess = open_clip.create_model_and_transforms(f"local-dir:{tmp_path}")
+    tokenizer = open_clip.get_tokenizer(f"local-dir:{tmp_path}")
+    content = world.picture("red", "bar", 0)
+    image = preprocess(Image.open(io.BytesIO(content))).unsqueeze(0)
+    with torch.no_grad():
+        theirs = (
+            model.eval().encode_image(image, normalize=True),
+            model.encode_text(tokenizer(["a red bar"]), normalize=True),
+        )
+    ours = load_towers(str(tmp_path))
+    assert np.abs(ours.encode_images(decode_image(content, 16)[None]) - theirs[0].numpy()).max() < 1e-6
+    assert np.abs(ours.encode_texts(["a red bar"]) - theirs[1].numpy()).max() < 1e-6
+
+
+@pytest.mark.parametrize("size", [(20, 20), (31, 20), (20, 45), (16, 16), (300, 200)])
+def test_decoding_gives_the_pixels_of_open_clips_validation_transform(size):
+    random = np.random.default_rng(0).integers(0, 255, (size[1], size[0], 3), dtype=np.uint8)
+    sink = io.BytesIO()
+    Image.fromarray(random).save(sink, "PNG")
+    transform = open_clip.image_transform(16, is_train=False, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
+    expected = (transform(Image.open(io.BytesIO(sink.getvalue()))) * 255).round().permute(1, 2, 0).numpy()
+    assert np.array_equal(decode_image(sink.getvalue(), 16), expected.astype(np.uint8))
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
+def test_transparency_is_laid_on_white(mode):
+    picture = Image.new("RGBA", (16, 16), (0, 0, 0, 0))
+    picture = picture.convert(mode) if mode != "P" else picture.quantize()
+    sink = io.BytesIO()
+    picture.save(sink, "PNG")
+    assert decode_image(sink.getvalue(), 16).min() == 255
+
+
+def test_same_seed_same_weights(world):
+    one, two, other = (create_towers(world.TINY, seed=seed).state_dict() for seed in (1, 1, 2))
+    assert all(torch.equal(one[name], two[name]) for name in one)
+    assert not all(torch.equal(one[name], other[name]) for name in one)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "pretrained", "words"),
+    [
+        ("ViT-B-23", None, "did you mean 'ViT-B-32'"),
+        ({"embed_dim": 8}, None, "cannot make this model"),
+        ({"embed_dim": 8, "vision_cfg": {"layerz": 1}, "text_cfg": {}}, None, "cannot make this model"),
+        ("ViT-B-32", "/nowhere/weights.safetensors", "pretrained '/nowhere/weights.safetensors'"),
+    ],
+)
+def test_impossible_models_are_refused_in_one_line(architecture, pretrained, words):
+    with pytest.raises(ModelError, match=words) as caught:
+        create_towers(architecture, pretrained)
+    assert "\n" not in str(caught.value)
+
+
+def test_weights_of_another_architecture_are_refused(world, tmp_path):
+    save_towers(create_towers(world.TINY), str(tmp_path))
+    wide = create_towers({**world.TINY, "embed_dim": 24})
+    save_towers(wide, str(tmp_path / "wide"))
+    (tmp_path / "open_clip_model.safetensors").write_bytes(
+        (tmp_path / "wide" / "open_clip_model.safetensors").read_bytes()
+    )
+    with pytest.raises(ModelError, match="weights do not fit"):
+        load_towers(str(tmp_path))
+
+
+def test_a_folder_without_a_checkpoint_is_refused(tmp_path):
+    with pytest.raises(ArtifactError, match=r"no record\.json"):
+        load_towers(str(tmp_path))

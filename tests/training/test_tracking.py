@@ -1,0 +1,95 @@
+"""W&B offline: one run a stage that really ran, in the run's group, with its config, its metrics and its record."""
+
+import json
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from data.artifacts import Output, Record
+from data.events import Events
+from training.tracking import Tracked, Where, flat, follow
+
+CONFIG = {"kind": "train", "seed": 3, "phases": {"warm": {"optimizer": {"lr": 0.001}}}}
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[dict[str, Any]]]:
+    """What W&B's own reader finds after a run with a finished, a failed, a reused and a waiting stage."""
+    folder = tmp_path_factory.mktemp("run")
+    stages = []
+    since = time.time()
+    for name in ("pretrain", "broken", "reused", "waiting"):
+        out = Output(str(folder), name, name[0] * 64)
+        stages.append(Tracked(name, "train", CONFIG, out.events_uri))
+        events = Events(out.events_uri, name)
+        events.emit("reused" if name == "reused" else "progress", done=0, total=1, unit="pairs")
+        if name in ("pretrain", "broken"):
+            events.emit("started")
+            for step in range(4):
+                events.metrics(step, {"loss": 4.0 - step})
+        if name == "pretrain":
+            with out.lock():
+                record = Record(kind="checkpoint", stage="train", revision=1, fingerprint="p" * 64, config={})
+                said = {"counts": {"pairs": 7}, "metrics": {"best": {"loss": 1.0}}, "parents": {"init": "i" * 64}}
+                artifact = out.commit(record.model_copy(update=said))
+            events.emit("finished", artifact=artifact.uri, seconds=1.5)
+        if name == "broken":
+            events.emit("failed", error="ModelError", message="diverged")
+    stop = threading.Event()
+    stop.set()
+    follow(stages, Where("offline", "clipworks", "run-7", str(folder / "wandb"), since), stop)
+    return {path.name: read(path) for path in (folder / "wandb").glob("wandb/*run-*/*.wandb")}
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    """Records of one `.wandb` file, by W&B's own inspector."""
+    wandb = Path(sys.executable).with_name("wandb")
+    done = subprocess.run(
+        [wandb, "leet", "inspect", "--json", path], capture_output=True, text=True, check=True, timeout=60
+    )
+    return [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+
+
+def of(runs: dict[str, list[dict[str, Any]]], stage: str) -> list[dict[str, Any]]:
+    return next(
+        records for records in runs.values() if any(r.get("run", {}).get("display_name") == stage for r in records)
+    )
+
+
+def test_only_stages_that_ran_have_a_run(runs: dict[str, list[dict[str, Any]]]) -> None:
+    names = [record["run"]["display_name"] for records in runs.values() for record in records if "run" in record]
+    assert sorted(set(names)) == ["broken", "pretrain"]
+    assert len(runs) == 2
+
+
+def test_a_run_has_its_group_and_config(runs: dict[str, list[dict[str, Any]]]) -> None:
+    run = next(record["run"] for record in of(runs, "pretrain") if "run" in record)
+    assert (run["run_group"], run["job_type"], run["project"]) == ("run-7", "train", "clipworks")
+    config = run["config"]["update"]
+    assert config["phases"] == CONFIG["phases"]
+    assert config["seed"] == 3
+
+
+def test_metrics_have_their_steps(runs: dict[str, list[dict[str, Any]]]) -> None:
+    history = [record["history"] for record in of(runs, "pretrain") if "history" in record]
+    assert len(history) == 4
+    assert "4" in json.dumps(history[0])
+
+
+def test_the_summary_is_the_record(runs: dict[str, list[dict[str, Any]]]) -> None:
+    text = json.dumps(of(runs, "pretrain"))
+    for part in ('"best/loss"', '"counts/pairs"', '"parents/init"', "p" * 64):
+        assert part in text
+
+
+def test_a_failure_is_said(runs: dict[str, list[dict[str, Any]]]) -> None:
+    assert "ModelError: diverged" in json.dumps(of(runs, "broken"))
+
+
+def test_nested_metrics_by_path() -> None:
+    assert flat({"a": {"b": 1, "c": [1]}, "d": "x"}) == {"a/b": 1, "d": "x"}

@@ -1,0 +1,1 @@
+"""Towers, surgeries, objectives, teachers, loading, the one loop, checkpoints, embedding and tracking."""

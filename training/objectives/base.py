@@ -1,0 +1,64 @@
+"""What every objective gets and gives.
+
+Shapes: B pairs of this rank, G pairs of all ranks, D embed_dim.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from training.specs import Gather
+
+Names = Mapping[str, Tensor]
+
+
+class Loss(NamedTuple):
+    """A scalar to minimise and detached parts to log."""
+
+    value: Tensor
+    parts: dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Context:
+    """Where in training we are. `progress` runs from 0 to 1 over the phase; `generator` is the same on every rank."""
+
+    progress: float
+    rank: int
+    world_size: int
+    generator: torch.Generator
+
+    def columns(self, rows_BD: Tensor, gather: Gather) -> Tensor:
+        """The columns this rank contrasts its rows with: its own, or (G, D) of all ranks with or without gradient."""
+        if gather == "local" or self.world_size == 1:
+            return rows_BD
+        if gather == "gather_with_grad":
+            from torch.distributed.nn.functional import all_gather
+
+            return torch.cat(all_gather(rows_BD))  # type: ignore[no-untyped-call]
+        parts = [torch.empty_like(rows_BD) for _ in range(self.world_size)]
+        dist.all_gather(parts, rows_BD.detach().contiguous())
+        parts[self.rank] = rows_BD  # a rank's own columns keep their gradient, as in open_clip's default
+        return torch.cat(parts)
+
+    def offset(self, rows: int, gather: Gather) -> int:
+        """Column of this rank's first row."""
+        return 0 if gather == "local" else self.rank * rows
+
+
+class Objective(Protocol):
+    """One term of a training loss."""
+
+    needs: frozenset[str]
+
+    def __call__(self, names: Names, context: Context) -> Loss:
+        """Scalar and parts from named tensors.
+
+        Names: `image_features`, `text_features` (B, D), `logit_scale` (), `logit_bias` (), `text_id` (B,) int64 equal
+        for equal captions, `<teacher>.image_features` ..., and what surgeries expose.
+        """
+        ...

@@ -1,0 +1,250 @@
+"""Dual encoders: any open_clip architecture in, a checkpoint folder out that open_clip loads back where its layout can.
+
+A checkpoint holds `open_clip_config.json` and either `open_clip_model.safetensors` (loads with
+`open_clip.create_model_and_transforms("local-dir:FOLDER")`) or, when a surgery left open_clip's layout,
+`clipworks_model.safetensors` and `clipworks.json`, which names the surgeries to apply before the weights fit.
+Shapes: B pairs or texts, C channels, H height, W width, L tokens, D embed_dim.
+"""
+
+import io
+import json
+import logging
+import tempfile
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import open_clip
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from data import storage
+from data.artifacts import open_artifact
+from data.errors import ModelError, nearest
+from data.features import Floats
+from data.stage import Outcome, Work
+from training.specs import ModelSpec
+
+CONFIG_NAME = "open_clip_config.json"
+WEIGHTS_NAME = "open_clip_model.safetensors"
+OWN_WEIGHTS_NAME = "clipworks_model.safetensors"
+OWN_CONFIG_NAME = "clipworks.json"
+Pixels = npt.NDArray[np.uint8]
+
+
+class Towers(nn.Module):
+    """An open_clip model with its config, preprocessing and the surgeries that changed it."""
+
+    def __init__(self, model: nn.Module, config: dict[str, Any], layout: tuple[dict[str, Any], ...] = ()) -> None:
+        """`config` is open_clip's {"model_cfg", "preprocess_cfg"}.
+
+        `layout` lists surgeries that open_clip cannot express.
+        """
+        super().__init__()
+        self.model, self.config, self.layout = model, config, layout
+
+    def forward(self, image_BCHW: Tensor, text_BL: Tensor) -> dict[str, Tensor]:
+        """Return image_features (B, D), text_features (B, D), logit_scale (), and logit_bias () if any.
+
+        Also what surgeries expose: what a module exposes (`exposed`, set by its own forward) comes back as
+        `image_<name>` or `text_<name>`, stacked over layers in dimension 1.
+        """
+        features = {"image_features": self.model.encode_image(image_BCHW, normalize=True)}  # type: ignore[operator]
+        features |= self._exposed("image_")
+        features["text_features"] = self.model.encode_text(text_BL, normalize=True)  # type: ignore[operator]
+        features |= self._exposed("text_")
+        features["logit_scale"] = self.model.logit_scale.exp()  # type: ignore[operator]
+        if getattr(self.model, "logit_bias", None) is not None:
+            features["logit_bias"] = self.model.logit_bias
+        return features
+
+    def _exposed(self, prefix: str) -> dict[str, Tensor]:
+        layers: dict[str, list[Tensor]] = {}
+        for module in self.model.modules():
+            exposed = getattr(module, "exposed", None)
+            if exposed:
+                for name, value in exposed.items():
+                    layers.setdefault(prefix + name, []).append(value)
+                exposed.clear()
+        return {name: torch.stack(values, dim=1) for name, values in layers.items()}
+
+    @property
+    def image_size(self) -> int:
+        """Side of the square input in pixels."""
+        size: Any = self.model.visual.image_size  # type: ignore[union-attr]
+        return int(size[0] if isinstance(size, tuple | list) else size)
+
+    @cached_property
+    def mean_std(self) -> tuple[Tensor, Tensor]:
+        """Per-channel mean and standard deviation, (1, 3, 1, 1) each, for pixels in [0, 1]."""
+        preprocess = self.config["preprocess_cfg"]
+        mean, std = (torch.tensor(preprocess[key], dtype=torch.float32).view(1, 3, 1, 1) for key in ("mean", "std"))
+        return mean, std
+
+    def normalise(self, image_BCHW: Tensor) -> Tensor:
+        """Bring uint8 pixels to the towers' input range, on the device they are on."""
+        mean, std = (value.to(image_BCHW.device) for value in self.mean_std)
+        return (image_BCHW.float() / 255 - mean) / std
+
+    @cached_property
+    def tokenizer(self) -> Any:
+        """open_clip's tokenizer for this text tower: texts -> (B, L) token ids."""
+        with tempfile.TemporaryDirectory() as folder:
+            Path(folder, CONFIG_NAME).write_text(json.dumps(self.config))
+            return open_clip.get_tokenizer(f"local-dir:{folder}")
+
+    @torch.inference_mode()
+    def encode_images(self, pixels_BHWC: Pixels) -> Floats:
+        """image_features (B, D) of uint8 pixels (B, H, W, 3) at image_size, as numpy."""
+        image = torch.from_numpy(pixels_BHWC).permute(0, 3, 1, 2).to(self.device)
+        return self.model.encode_image(self.normalise(image), normalize=True).float().cpu().numpy()  # type: ignore[operator,no-any-return]
+
+    @torch.inference_mode()
+    def encode_texts(self, texts: Sequence[str], chunk: int = 512) -> Floats:
+        """text_features (B, D) of texts, as numpy."""
+        parts = [
+            self.model.encode_text(self.tokenizer(list(texts[at : at + chunk])).to(self.device), normalize=True)  # type: ignore[operator]
+            for at in range(0, len(texts), chunk)
+        ]
+        return torch.cat(parts).float().cpu().numpy() if parts else np.empty((0, self.embed_dim), np.float32)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(self.parameters()).device
+
+    @property
+    def embed_dim(self) -> int:
+        """Width of the shared space."""
+        return int(self.config["model_cfg"]["embed_dim"])
+
+    def parameter_count(self) -> int:
+        """Number of parameters."""
+        return sum(parameter.numel() for parameter in self.parameters())
+
+
+def create_towers(architecture: str | dict[str, Any], pretrained: str | None = None, seed: int = 0) -> Towers:
+    """Make towers of an open_clip architecture (name or config), random by `seed` or pretrained.
+
+    Raises:
+        ModelError: unknown name, a config open_clip refuses, or weights that cannot be loaded.
+    """
+    logging.getLogger().setLevel(logging.ERROR)  # open_clip narrates through the root logger
+    if isinstance(architecture, str) and architecture not in open_clip.list_models():
+        raise ModelError(
+            f"architecture {architecture!r}: not an open_clip model{nearest(architecture, open_clip.list_models())}"
+        )
+    torch.manual_seed(seed)
+    try:
+        if isinstance(architecture, str):
+            model = open_clip.create_model(architecture, pretrained=pretrained, weights_only=True)
+            model_config = open_clip.get_model_config(architecture)
+        else:
+            model_config, model = architecture, _from_config(architecture)
+            if pretrained:
+                open_clip.load_checkpoint(model, pretrained, weights_only=True)
+    except (RuntimeError, ValueError, TypeError, KeyError, AssertionError, OSError) as error:
+        what = f"pretrained {pretrained!r}" if pretrained else f"architecture {architecture!r}"
+        hint = "; a hub is needed for tags: give a local .safetensors file where there is none" if pretrained else ""
+        raise ModelError(f"{what}: open_clip cannot make this model: {_first_line(error)}{hint}") from error
+    return Towers(model, {"model_cfg": model_config, "preprocess_cfg": _preprocess_config(model)})
+
+
+def _from_config(config: dict[str, Any]) -> nn.Module:
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder, CONFIG_NAME).write_text(json.dumps({"model_cfg": config, "preprocess_cfg": {}}))
+        return open_clip.create_model(f"local-dir:{folder}", load_weights=False)  # type: ignore[no-any-return]
+
+
+def _preprocess_config(model: nn.Module) -> dict[str, Any]:
+    config = open_clip.get_model_preprocess_cfg(model)
+    return {key: list(value) if isinstance(value, tuple) else value for key, value in config.items()}
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+
+
+def save_towers(towers: Towers, uri: str) -> None:
+    """Write a checkpoint folder; weights are safetensors."""
+    from safetensors.torch import save
+
+    weights = {name: value.detach().cpu().contiguous() for name, value in towers.model.state_dict().items()}
+    if towers.layout:
+        storage.write_json(storage.join(uri, OWN_CONFIG_NAME), {"surgeries": list(towers.layout)})
+    storage.write_json(storage.join(uri, CONFIG_NAME), towers.config)
+    storage.write_bytes(storage.join(uri, OWN_WEIGHTS_NAME if towers.layout else WEIGHTS_NAME), save(weights))
+
+
+def load_towers(uri: str) -> Towers:
+    """Load a checkpoint: one of ours (its record is checked), or any folder in open_clip's local-dir layout.
+
+    Raises:
+        ModelError: not a checkpoint folder, or the weights do not fit the config.
+    """
+    from safetensors.torch import load
+
+    from training.surgeries import rebuild
+
+    if not storage.exists(storage.join(uri, CONFIG_NAME)):
+        open_artifact(uri, "checkpoint")
+        raise ModelError(f"{uri}: no {CONFIG_NAME}; give a checkpoint folder")
+    config = storage.read_json(storage.join(uri, CONFIG_NAME))
+    layout_uri = storage.join(uri, OWN_CONFIG_NAME)
+    layout = tuple(storage.read_json(layout_uri)["surgeries"]) if storage.exists(layout_uri) else ()
+    towers = Towers(_from_config(config["model_cfg"]), config)
+    for surgery in layout:
+        towers = rebuild(towers, surgery)
+    weights = load(storage.read_bytes(storage.join(uri, OWN_WEIGHTS_NAME if layout else WEIGHTS_NAME)))
+    try:
+        towers.model.load_state_dict(weights, strict=True)
+    except RuntimeError as error:
+        raise ModelError(f"{uri}: weights do not fit {CONFIG_NAME}: {_first_line(error)}") from error
+    return towers.eval()
+
+
+def decode_image(content: bytes, side: int) -> Pixels:
+    """Decode a picture to uint8 (side, side, 3): transparency on white, bicubic to the shorter side, centre crop.
+
+    The same pixels as open_clip's validation transform for opaque pictures (Resize bicubic on PIL images, CenterCrop).
+    """
+    with Image.open(io.BytesIO(content)) as picture:
+        image = _on_white(picture)
+    width, height = image.size
+    if (width, height) != (side, side):
+        scale = side / min(width, height)
+        size = (side, int(side * height / width)) if width <= height else (int(side * width / height), side)
+        image = image.resize(size, Image.Resampling.BICUBIC) if scale != 1 else image
+        left, top = round((image.width - side) / 2), round((image.height - side) / 2)
+        image = image.crop((left, top, left + side, top + side))
+    return np.array(image, dtype=np.uint8)  # a writable copy: torch warns of views that are not
+
+
+def _on_white(picture: Image.Image) -> Image.Image:
+    if picture.mode in ("RGBA", "LA", "PA") or "transparency" in picture.info:
+        layer = picture.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")
+    return picture.convert("RGB")
+
+
+def checkpoint_outcome(towers: Towers, **metrics: Any) -> Outcome:
+    """What a checkpoint's record says of its model."""
+    scale = float(towers.model.logit_scale.detach().exp())  # type: ignore[operator]
+    bias = getattr(towers.model, "logit_bias", None)
+    numbers = {
+        "logit_scale": scale,
+        "logit_bias": None if bias is None else float(bias.detach()),
+        "open_clip_layout": not towers.layout,
+    }
+    return Outcome({"parameters": towers.parameter_count()}, {**numbers, **metrics})
+
+
+def run(spec: ModelSpec, work: Work) -> Outcome:
+    """Stage function of `model`: write the initial checkpoint."""
+    towers = create_towers(spec.architecture, spec.pretrained, spec.seed)
+    save_towers(towers, work.out.uri)
+    return checkpoint_outcome(towers)

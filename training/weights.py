@@ -1,0 +1,47 @@
+"""Which weights train: rules by name, decay groups, and hashes that prove what stayed frozen."""
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from fnmatch import fnmatchcase
+from typing import Any
+
+from torch import Tensor, nn
+
+from data.errors import ModelError
+from training.specs import AdamW
+
+
+def set_trainable(model: nn.Module, patterns: Iterable[str]) -> list[str]:
+    """Let exactly the parameters train whose name matches a glob pattern; return the names of the frozen ones.
+
+    Raises:
+        ModelError: a pattern matches no parameter.
+    """
+    names = [name for name, _ in model.named_parameters()]
+    for pattern in patterns:
+        if not any(fnmatchcase(name, pattern) for name in names):
+            raise ModelError(f"trainable {pattern!r}: matches none of the {len(names)} parameters, e.g. {names[0]!r}")
+    frozen = []
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(any(fnmatchcase(name, pattern) for pattern in patterns))
+        frozen += [] if parameter.requires_grad else [name]
+    return frozen
+
+
+def weights_digest(weights: Mapping[str, Tensor], names: Iterable[str] | None = None) -> str:
+    """SHA-256 over the named weights' bytes (all by default)."""
+    state = hashlib.sha256()
+    for name in sorted(weights if names is None else names):
+        value = weights[name].detach().cpu().contiguous()
+        state.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+        state.update(value.view(-1).numpy().tobytes())
+    return state.hexdigest()
+
+
+def parameter_groups(model: nn.Module, spec: AdamW) -> list[dict[str, Any]]:
+    """Two groups: matrices with weight decay; norms, biases, logit_scale and other vectors without."""
+    named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+    decayed = [p for name, p in named if p.ndim >= 2 and not name.endswith("positional_embedding")]
+    rest = [p for name, p in named if p.ndim < 2 or name.endswith("positional_embedding")]
+    groups = ({"params": decayed, "weight_decay": spec.weight_decay}, {"params": rest, "weight_decay": 0.0})
+    return [group for group in groups if group["params"]]
