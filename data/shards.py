@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pyarrow as pa
-import pyarrow.compute
+import pyarrow.compute  # for pa.compute
 import pyarrow.parquet as pq
 
 from data import storage

@@ -16,6 +16,7 @@ from pathlib import Path
 from components.runtime import end_with_parent
 
 _ATTEMPTS = 3
+_DID_NOT_START = 75
 _OBJECT_STORE_BYTES = 500_000_000
 _SCRATCH = Path("/tmp")  # noqa: S108 - a short one: the path of a socket has at most 107 bytes
 
@@ -30,12 +31,12 @@ def main() -> None:
         if not process:
             _serve(answer, cpus, gpus, is_last=attempt == _ATTEMPTS - 1)
         signal.signal(signal.SIGTERM, lambda *_, server=process: os.kill(server, signal.SIGTERM))
-        if os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) == 0:
+        if os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) != _DID_NOT_START:
             return
 
 
 def _serve(answer: Path, cpus: int, gpus: int, is_last: bool) -> None:
-    """One attempt; exits with 1 where Ray did not start."""
+    """One attempt; exits with 75 where Ray did not start."""
     end_with_parent()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     folder = tempfile.mkdtemp(prefix=f"cw-{os.getpid()}-", dir=_SCRATCH)
@@ -47,7 +48,7 @@ def _serve(answer: Path, cpus: int, gpus: int, is_last: bool) -> None:
             _write(answer, found)
         while "error" not in found:
             signal.pause()
-        sys.exit(1)
+        sys.exit(_DID_NOT_START)
     finally:
         ray.shutdown()
         shutil.rmtree(folder, ignore_errors=True)

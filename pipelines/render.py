@@ -23,7 +23,7 @@ class EventTail:
     """Yields the events that were added to one stage's file since `since` (time), each once."""
 
     def __init__(self, uri: str, since: float) -> None:
-        self.uri, self.since = uri, since
+        self.uri, self.since = uri, round(since, 3)  # events give their time in milliseconds
         self._offset = 0
         self._seen: set[str] = set()
         self._next_read = 0.0

@@ -57,7 +57,8 @@ class StageTracker:
 
     def poll(self) -> None:
         """Send what is new."""
-        events = [event for event in read_events(self._stage.events_uri) if event["time"] >= self._where.since]
+        since = round(self._where.since, 3)  # events give their time in milliseconds
+        events = [event for event in read_events(self._stage.events_uri) if event["time"] >= since]
         if not self._run and not self._should_start(events):
             return
         for event in events:

@@ -4,12 +4,13 @@ Words are the relaxed tokens of the matcher. A content word is any word that is 
 about the picture, or only say that it is one.
 """
 
+from collections import Counter
 from collections.abc import Iterable
 
 from data.match import tokens
 from data.specs import RewriteChecks
 
-REASONS = ("empty", "artefact", "unchanged", "too_short", "too_long", "lost_concept", "invented")
+REASONS = ("empty", "unchanged", "too_short", "too_long", "artefact", "lost_concept", "invented")
 _FUNCTION_WORDS = """
     a an the this that these those it its there here which who whose of with in on at by to from for as and or
     is are was be being has have having s
@@ -19,7 +20,8 @@ _PICTURE_WORDS = """
     showing shows show shown depicting depicts depicted displaying displays displayed featuring features drawn
     represents representing called named
 """
-NEUTRAL = frozenset((_FUNCTION_WORDS + _PICTURE_WORDS).split())
+FUNCTION = frozenset(_FUNCTION_WORDS.split())
+NEUTRAL = FUNCTION | frozenset(_PICTURE_WORDS.split())
 ARTEFACTS = ("=>", "->", "<|", "|>", "\ufffd", "http:", "https:")
 
 
@@ -28,14 +30,14 @@ def check(source: str, rewrite: str, checks: RewriteChecks) -> str:
     words = _words(rewrite)
     if not words:
         return "empty"
-    if _has_artefact(source, rewrite):
-        return "artefact"
     if words == _words(source):
         return "unchanged"
     if len(words) < checks.min_words:
         return "too_short"
     if len(words) > checks.max_words:
         return "too_long"
+    if _has_artefact(source, rewrite) or _repeats_itself(_words(source), words):
+        return "artefact"
     lost, invented = compare(source, rewrite)
     if len(lost) > checks.max_lost:
         return "lost_concept"
@@ -78,3 +80,9 @@ def _content(words: Iterable[str]) -> list[str]:
 def _has_artefact(source: str, rewrite: str) -> bool:
     unprintable = any(not char.isprintable() and char not in source for char in rewrite)
     return unprintable or any(mark in rewrite and mark not in source for mark in ARTEFACTS)
+
+
+def _repeats_itself(before: Iterable[str], after: Iterable[str]) -> bool:
+    """A word comes again that came once, or not at all, in the source: small models loop."""
+    known = Counter(before)
+    return any(times > max(1, known[word]) for word, times in Counter(after).items() if word not in FUNCTION)

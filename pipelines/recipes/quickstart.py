@@ -41,7 +41,7 @@ class Size(NamedTuple):
 
     concepts: int | None = None
     t: int = 20
-    rewritten_captions: int = 500
+    rewritten_captions: int = 300
     pretrain: int = 128_000
     refine: int = 12_800
     expert: int = 6_400
@@ -59,8 +59,9 @@ def rewrite(size: Size) -> RewriteSpec:
         llm=EmbeddedLLM(),
         examples="labels",
         max_captions=size.rewritten_captions,
+        shots=6,
         max_tokens=32,
-        temperature=0.7,
+        temperature=0.4,
     )
 
 

@@ -104,6 +104,9 @@ def rewrite(root, monkeypatch, backend, **fields):
         ("red apple", "a red apple => an apple", "artefact"),
         ("red apple", "a red\x07 apple", "artefact"),
         ("red apple", "a red apple \ufffd", "artefact"),
+        ("cat face", "a cat face with a cat face", "artefact"),
+        ("cat face", "a picture of a picture of a cat face", "artefact"),
+        ("woman woman", "a woman and a woman", ""),
         ("cup without handle", "a cup with a handle", "lost_concept"),
         ("Icon", "a picture of it", "lost_concept"),  # all words are neutral, so all of them count
         ("Icon", "a picture of an icon", ""),

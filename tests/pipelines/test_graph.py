@@ -61,6 +61,8 @@ def test_a_task_carries_its_stage_unchanged(compiled: str, small: dict[str, Any]
         config = json.loads(task["inputs"]["parameters"]["config"]["runtimeValue"]["constant"])
         if name != "pairs":
             assert config == recipe.stages[name].model_dump(mode="json")
+        if name == "pretrain":
+            assert list(config["phases"]) == ["warm", "refine"]  # the last phase is the result: order counts
 
 
 def test_the_image_is_the_places(small: dict[str, Any], tmp_path: Path) -> None:
