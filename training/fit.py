@@ -112,6 +112,8 @@ def train_worker(config: dict[str, Any]) -> None:
         }
         storage.write_json(storage.join(job.state_uri, "error.json"), {**note, "traceback": traceback.format_exc()})
         raise
+    finally:
+        job.events.flush()
 
 
 def raise_what_failed(job: Job) -> None:

@@ -10,7 +10,8 @@ import io
 import json
 import logging
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -133,7 +134,6 @@ def create_towers(architecture: str | dict[str, Any], pretrained: str | None = N
     Raises:
         ModelError: unknown name, a config open_clip refuses, or weights that cannot be loaded.
     """
-    logging.getLogger().setLevel(logging.ERROR)  # open_clip narrates through the root logger
     if isinstance(architecture, str) and architecture not in open_clip.list_models():
         raise ModelError(
             f"architecture {architecture!r}: not an open_clip model{nearest(architecture, open_clip.list_models())}"
@@ -141,7 +141,8 @@ def create_towers(architecture: str | dict[str, Any], pretrained: str | None = N
     torch.manual_seed(seed)
     try:
         if isinstance(architecture, str):
-            model = open_clip.create_model(architecture, pretrained=pretrained, weights_only=True)
+            with _without_narration():
+                model = open_clip.create_model(architecture, pretrained=pretrained, weights_only=True)
             model_config = open_clip.get_model_config(architecture)
         else:
             model_config, model = architecture, _from_config(architecture)
@@ -154,8 +155,18 @@ def create_towers(architecture: str | dict[str, Any], pretrained: str | None = N
     return Towers(model, {"model_cfg": model_config, "preprocess_cfg": _preprocess_config(model)})
 
 
+@contextmanager
+def _without_narration() -> Iterator[None]:
+    """Keep open_clip from telling through the root logger that a model without weights has no weights."""
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(logging.NOTSET)
+
+
 def _from_config(config: dict[str, Any]) -> nn.Module:
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, _without_narration():
         Path(folder, CONFIG_NAME).write_text(json.dumps({"model_cfg": config, "preprocess_cfg": {}}))
         return open_clip.create_model(f"local-dir:{folder}", load_weights=False)  # type: ignore[no-any-return]
 

@@ -213,5 +213,5 @@ def recipe() -> Recipe:
         hardware="2 CPU cores, 6 GB of memory",
         minutes=13,
         expect="R@10 above 50 % on a vendor never trained on (chance 0.3 %); the report says which stages helped.",
-        stages={**stages(), "report": report("A CLIP of emoji, from pool to distilled student")},  # type: ignore[dict-item]
+        stages={**stages(), "report": report("A CLIP of emoji, from pool to distilled student")},
     )

@@ -24,5 +24,5 @@ def recipe() -> Recipe:
         hardware="2 CPU cores, 6 GB of memory",
         minutes=6,
         expect="The model trained on shuffled captions stays at chance on both held-out axes.",
-        stages=made,  # type: ignore[arg-type]
+        stages=made,
     )

@@ -23,5 +23,5 @@ def recipe() -> Recipe:
         hardware="2 CPU cores, 4 GB of memory",
         minutes=4,
         expect="Every stage completes; the numbers mean nothing at this size.",
-        stages={**quickstart.stages(SIZE), "report": quickstart.report(title)},  # type: ignore[dict-item]
+        stages={**quickstart.stages(SIZE), "report": quickstart.report(title)},
     )
