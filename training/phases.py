@@ -34,6 +34,11 @@ class Job:
     place: dict[str, Any]
 
 
+def whole_batches(phase: Phase) -> int:
+    """Pairs a phase really sees: its length in whole global batches."""
+    return phase.samples_seen // phase.global_batch_size * phase.global_batch_size
+
+
 class StageRun:
     """One rank of a training stage."""
 
@@ -44,7 +49,7 @@ class StageRun:
         self.rank, self.world_size, self.device = rank, world_size, device
         self.ledger = Ledger(self.parents["init"].uri, job.state_uri, rank)
         self.store = self._open_pairs()
-        self.total = sum(phase.samples_seen for phase in self.spec.phases.values())
+        self.total = sum(whole_batches(phase) for phase in self.spec.phases.values())
         self.before = 0  # samples of the phases that are behind
         self.checks: dict[str, float] = {}
 
@@ -57,7 +62,7 @@ class StageRun:
         for name, phase in self.spec.phases.items():
             if name not in self.ledger.results.finished:
                 self.run_phase(name, phase)
-            self.before += phase.samples_seen
+            self.before += whole_batches(phase)
         if self.rank == 0:
             self.write_result()
 

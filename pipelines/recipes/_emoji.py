@@ -60,7 +60,7 @@ def curate(t: int) -> CurateSpec:
 
 def model() -> ModelSpec:
     """The untrained towers."""
-    return ModelSpec(architecture=tower(128, 4, 2))
+    return ModelSpec(architecture=tower(96, 4, 1))
 
 
 def embed(checkpoint: str, splits: tuple[str, ...] = EVALUATED, caption_layers: tuple[str, ...] = ()) -> EmbedSpec:

@@ -42,12 +42,12 @@ class Size(NamedTuple):
     concepts: int | None = None
     t: int = 20
     rewritten_captions: int = 300
-    pretrain: int = 128_000
+    pretrain: int = 120_064
     refine: int = 12_800
     expert: int = 6_400
     router: int = 6_400
     distil: int = 51_200
-    batch: int = 256
+    batch: int = 128
     expert_batch: int = 128
 
 
@@ -100,11 +100,11 @@ def refine(size: Size) -> TrainSpec:
 
 
 def upcycle(size: Size) -> TrainSpec:
-    """CLIP-MoE: three FFN experts from single-cluster batches, then a mixture whose routers alone train."""
+    """CLIP-MoE: two more FFN experts from single-cluster batches, then a mixture whose routers alone train."""
     view = View(caption_weights={"alt": 1.0}, augment=AUGMENT)
     contrast = InfoNCE(multi_positive=True, label_smoothing=0.1)
     seen, phases = ["init"], {}
-    for number in (1, 2, 3):
+    for number in (1, 2):
         sampler = ClusterSampler(phases=tuple(seen), clusters=2)
         phases[f"expert_{number}"] = Phase(
             trainable=("*.mlp.*",),
@@ -132,7 +132,7 @@ def upcycle(size: Size) -> TrainSpec:
 def distil(size: Size) -> TrainSpec:
     """A smaller student: contrast, feature cosine and similarity rows from the cached mixture."""
     phase = Phase(
-        surgeries=(Reinitialise(architecture=emoji.tower(96, 3, 1)),),
+        surgeries=(Reinitialise(architecture=emoji.tower(64, 3, 1)),),
         view=View(caption_weights=CAPTIONS, augment=AUGMENT),
         objectives={
             "contrast": Term(loss=InfoNCE(multi_positive=True)),
