@@ -56,6 +56,8 @@ def run(spec: EmbedSpec, work: Work) -> Outcome:
     layers = [CaptionLayer(artifact) for artifact in work.parents_below("caption_layers").values()]
     store = PairStore(shard_set, uids_of(read_split(work.parents["split"]), spec.splits), layers)
     towers = load_towers(work.parents["checkpoint"].uri)
+    if work.place.gpus_per_worker and torch.cuda.is_available():
+        towers.to("cuda")
     images = embed_images(towers, store, range(len(store)), spec.chunk_pairs, work.events, "pictures")
     captions = {text for column in store.captions.values() for text in column if text is not None}
     texts = sorted(captions | set(prompt_texts(shard_set, spec.prompts)) | set(spec.queries))
