@@ -45,16 +45,11 @@ class PhaseRun:
         distributed = self.view.world_size > 1
         self.model = DistributedDataParallel(self.towers) if distributed else self.towers
 
-    @property
-    def steps(self) -> int:
-        """Optimizer steps of the phase."""
-        return self.phase.samples_seen // self.phase.global_batch_size
-
 
 def train(run: PhaseRun) -> None:
     """Run a phase from `start_step` to its end; the weights of `run.towers` are the result."""
     run.model.train()
-    for step, batch in enumerate(ahead(run.view.batch, range(run.start_step, run.steps)), start=run.start_step):
+    for step, batch in enumerate(ahead(run.view.batch, range(run.start_step, run.phase.steps)), start=run.start_step):
         set_learning_rate(run, step)
         run.optimizer.zero_grad(set_to_none=True)
         loss = forward_backward(run, batch.to(run.towers.device), step)
@@ -109,7 +104,7 @@ def compute_loss(run: PhaseRun, outputs: dict[str, Tensor], batch: Batch, step: 
     if step == run.start_step:
         run.objective.verify(names)
     generator = torch.Generator().manual_seed((run.seed * 1_000_003 + step) ^ _RNG_STREAM)
-    return run.objective(names, Context(step / max(1, run.steps), run.view.rank, run.view.world_size, generator))
+    return run.objective(names, Context(step / max(1, run.phase.steps), run.view.rank, run.view.world_size, generator))
 
 
 def joined(parts: list[Tensor], chunk: int) -> Tensor:

@@ -34,11 +34,6 @@ class Job:
     place: dict[str, Any]
 
 
-def whole_batches(phase: Phase) -> int:
-    """Pairs a phase really sees: its length in whole global batches."""
-    return phase.samples_seen // phase.global_batch_size * phase.global_batch_size
-
-
 class StageRun:
     """One rank of a training stage."""
 
@@ -49,7 +44,7 @@ class StageRun:
         self.rank, self.world_size, self.device = rank, world_size, device
         self.ledger = Ledger(self.parents["init"].uri, job.state_uri, rank)
         self.store = self._open_pairs()
-        self.total = sum(whole_batches(phase) for phase in self.spec.phases.values())
+        self.total = sum(phase.steps * phase.global_batch_size for phase in self.spec.phases.values())
         self.before = 0  # samples of the phases that are behind
         self.checks: dict[str, float] = {}
 
@@ -62,7 +57,7 @@ class StageRun:
         for name, phase in self.spec.phases.items():
             if name not in self.ledger.results.finished:
                 self.run_phase(name, phase)
-            self.before += whole_batches(phase)
+            self.before += phase.steps * phase.global_batch_size
         if self.rank == 0:
             self.write_result()
 
@@ -125,11 +120,11 @@ class StageRun:
         """Log, report progress and keep a checkpoint when it is time."""
         samples = step * run.phase.global_batch_size
         self.events.progress(self.before + samples, self.total, "pairs", f"{name}: loss {values['loss']:.3f}")
-        if step % self.spec.log_every_steps == 0 or step == run.steps:
+        if step % self.spec.log_every_steps == 0 or step == run.phase.steps:
             log.append({"phase": name, "step": step, "samples_seen": samples, **values})
             self.events.metrics(self.before + samples, {f"{name}/{key}": value for key, value in values.items()})
         every = max(1, self.spec.checkpoint_every_samples // run.phase.global_batch_size)
-        if step % every == 0 and step < run.steps:
+        if step % every == 0 and step < run.phase.steps:
             self.ledger.checkpoint(name, step, run, log)
 
     def write_result(self) -> None:

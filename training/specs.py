@@ -237,6 +237,11 @@ class Phase(Spec):
     )
     logit_scale_max: float = Field(default=100.0, gt=1)
 
+    @property
+    def steps(self) -> int:
+        """Optimizer steps: whole global batches only."""
+        return self.samples_seen // self.global_batch_size
+
 
 class TrainSpec(StageSpec):
     """One training stage: an initial checkpoint, pairs and captions, and its phases; the last phase is the result."""

@@ -1,6 +1,6 @@
 """The whole chain on real pairs that packages ship: curate, rewrite, pretrain, post-train, upcycle, distil, evaluate.
 
-Hardware: 2 CPU cores, 6 GB of memory. Command: clipworks run quickstart
+Hardware: 2 CPU cores, 8 GB of memory. Command: clipworks run quickstart
 """
 
 from typing import NamedTuple
@@ -210,7 +210,7 @@ def recipe() -> Recipe:
         name="quickstart",
         title="A CLIP of emoji, from pool to distilled student",
         purpose="Show every stage of the chain on real pairs, on a laptop, with an honest evaluation.",
-        hardware="2 CPU cores, 6 GB of memory",
+        hardware="2 CPU cores, 8 GB of memory",
         minutes=14,
         expect="R@10 above 50 % on a vendor never trained on (chance 0.3 %); the report says which stages helped.",
         stages={**stages(), "report": report("A CLIP of emoji, from pool to distilled student")},

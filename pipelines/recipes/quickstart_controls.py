@@ -1,6 +1,6 @@
 """The quickstart with its second control: the same budget on captions that belong to other pictures.
 
-Everything the quickstart made is reused. Hardware: 2 CPU cores, 6 GB of memory.
+Everything the quickstart made is reused. Hardware: 2 CPU cores, 8 GB of memory.
 Command: clipworks run quickstart_controls
 """
 
@@ -21,8 +21,8 @@ def recipe() -> Recipe:
         name="quickstart_controls",
         title=title,
         purpose="Show that the quickstart's result comes from the pairing of pictures and captions.",
-        hardware="2 CPU cores, 6 GB of memory",
-        minutes=6,
+        hardware="2 CPU cores, 8 GB of memory",
+        minutes=7,
         expect="The model trained on shuffled captions stays at chance on both held-out axes.",
         stages=made,
     )

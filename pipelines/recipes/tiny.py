@@ -1,7 +1,7 @@
 """The quickstart's whole chain in miniature: every stage runs, nothing is learnt well.
 
 For tests and for trying a cluster.
-Hardware: 2 CPU cores, 4 GB of memory. Command: clipworks run tiny
+Hardware: 2 CPU cores, 8 GB of memory. Command: clipworks run tiny
 """
 
 from pipelines.recipe import Recipe
@@ -20,8 +20,8 @@ def recipe() -> Recipe:
         name="tiny",
         title=title,
         purpose="Run every stage once, in a few minutes.",
-        hardware="2 CPU cores, 4 GB of memory",
-        minutes=4,
+        hardware="2 CPU cores, 8 GB of memory",
+        minutes=5,
         expect="Every stage completes; the numbers mean nothing at this size.",
         stages={**quickstart.stages(SIZE), "report": quickstart.report(title)},
     )
