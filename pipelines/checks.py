@@ -10,7 +10,7 @@ from data.errors import RecipeError, nearest
 from data.specs import CurateSpec, RewriteSpec, SplitSpec
 from data.stage import StageSpec
 from evaluation.specs import EvaluateSpec, ReportSpec, ZeroShot
-from training.specs import ClusterSampler, EmbedSpec, Phase, TrainSpec, Upcycle
+from training.specs import ClusterSampler, EmbedSpec, Phase, TrainSpec, Upcycle, Validation
 
 Stages = Mapping[str, StageSpec]
 
@@ -108,7 +108,32 @@ def _check_train(place: str, stage: TrainSpec, stages: Stages) -> None:
                     "no such teacher in this phase",
                 )
         _check_captions(f"{here}.view.caption_weights", phase.view.caption_weights, layers, written)
+        if phase.result == "best" and stage.validation is None:
+            raise RecipeError(
+                f"{here}.result: 'best': chosen by validation loss; add {place}.validation, or use 'last'"
+            )
         earlier.append(name)
+    if stage.validation is not None:
+        _check_validation(f"{place}.validation", stage, stage.validation, stages)
+        _check_captions(f"{place}.validation.source", {stage.validation.source: 1.0}, layers, written)
+
+
+def _check_validation(place: str, stage: TrainSpec, validation: Validation, stages: Stages) -> None:
+    """Validation pairs are held out, and where they choose the weights no headline is read off them."""
+    name, selection = validation.name, stages.get(stage.selection)
+    if name == "train":
+        raise RecipeError(f"{place}.name: 'train': validation reads a held-out split; name another")
+    _need(f"{place}.name", name, _splits_of(stages, validation.split), "no such split")
+    if isinstance(selection, CurateSpec) and selection.split == validation.split and name in selection.splits:
+        raise RecipeError(f"{place}.name: {name!r}: {stage.selection!r} trains on this split; name another")
+    if all(phase.result == "last" for phase in stage.phases.values()):
+        return
+    for label, report in stages.items():
+        if isinstance(report, ReportSpec) and report.split == validation.split and report.headline[0] == name:
+            raise RecipeError(
+                f"{place}.name: {name!r}: weights chosen on the split that stages.{label}.headline judges them by; "
+                "hold out another split for one of the two"
+            )
 
 
 def _phase_references(phase: Phase) -> Iterator[tuple[str, str]]:

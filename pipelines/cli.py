@@ -16,10 +16,16 @@ _EXAMPLES = """examples:
   clipworks run quickstart --set stages.pretrain.seed=1
   clipworks recipe show quickstart > mine.yaml      then edit it, and: clipworks run mine.yaml
   clipworks plan mine.yaml                          what would be reused, what would run, for how long
+  clipworks preflight mine.yaml --place place.yaml  what of the training does not fit there, and what would
   clipworks compile mine.yaml -o pipeline.yaml      the same graph for a Kubeflow cluster
   clipworks ingest my/pictures --captions my/captions.csv --root runs
   clipworks verify runs/pairs-0123456789ab
   clipworks search runs/pretrain-0123456789ab "red apple"
+"""
+_PREFLIGHT_EXAMPLES = """examples:
+  clipworks preflight quickstart
+  clipworks preflight mine.yaml --place place.yaml --root s3://bucket/clipworks
+  clipworks preflight mine.yaml --set stages.pretrain.phases.pretrain.chunk_pairs=256 --json
 """
 _Add = Callable[..., argparse.ArgumentParser]
 
@@ -80,6 +86,13 @@ def _add_recipe_commands(add: _Add) -> None:
     _recipe_options(plan)
     plan.add_argument("--json", action="store_true", help="print the plan as JSON")
     plan.set_defaults(do="plan")
+    preflight = add(
+        "preflight", help="say what of a recipe's training does not fit this place; exit 2 if something does not",
+        epilog=_PREFLIGHT_EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
+    _recipe_options(preflight)
+    preflight.add_argument("--json", action="store_true", help="print the findings as JSON")
+    preflight.set_defaults(do="preflight")
     compile_ = add("compile", help="write a recipe's Kubeflow pipeline (IR YAML)")
     _recipe_options(compile_)
     compile_.add_argument("-o", "--output", required=True, metavar="FILE", help=".yaml file to write")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
-from data.errors import RecipeError
+from data.errors import RecipeError, UserError
 from data.place import Place
 from data.specs import FolderPool, IngestSpec, ShardPool
 from pipelines.explain import explain
@@ -58,6 +58,19 @@ def plan(options: argparse.Namespace) -> int:
     seconds, basis = total_seconds(recipe, plans)
     console.print(f"time: {duration(seconds)}, from {basis}", markup=False, highlight=False, soft_wrap=True)
     return 0
+
+
+def preflight(options: argparse.Namespace) -> int:
+    """Say what of the training fits the place; exit code 2 where something does not."""
+    recipe, place = _recipe(options), _place(options)
+    from pipelines import ready
+
+    sections = ready.look(recipe, place)
+    if options.json:
+        sys.stdout.write(json.dumps(ready.as_json(sections), indent=1) + "\n")
+    else:
+        ready.show(sections, _console())
+    return 0 if ready.fits(sections) else UserError.exit_code
 
 
 def compile_pipeline(options: argparse.Namespace) -> int:

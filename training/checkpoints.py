@@ -1,26 +1,28 @@
 """Restart state of a stage: finished phases, and the current phase's weights, optimiser and position.
 
 Below the stage's state folder: `<phase>/` (checkpoint folder of a finished phase), `<phase>.step-<n>/` (torch
-distributed checkpoint), `<phase>.log.jsonl`, and `position.json`, written last, which says what of this counts. All
-randomness is a function of the position (training/order.py), so position and torch's generator state are all that a
-resume needs.
+distributed checkpoint, which any number of ranks reads back), `<phase>.best-<n>/` (checkpoint folder of the lowest
+validation loss), `<phase>.log.jsonl`, and `position.json`, written last, which says what of this counts. All
+randomness is a function of the position (training/order.py, training/loop.py), so weights, optimiser and position are
+all that a resume needs.
+
+Checkpoints are written behind the training: staged to memory, then saved by a thread, over a process group of their
+own (training/sharded.py); rank 0 moves the position when the whole is there. What a kill leaves half written is never
+read, and removed by the next start.
 """
 
 import json
-import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from concurrent.futures import Future
+from dataclasses import dataclass
 from typing import Any
 
-import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
-from torch.distributed.checkpoint.state_dict_loader import load
-from torch.distributed.checkpoint.state_dict_saver import save
 
 from data import storage
 from training.loop import PhaseRun
+from training.sharded import begin_save, read_back, result_of, writers
 from training.towers import Towers, load_towers, save_towers
 
 _POSITION = "position.json"
@@ -49,108 +51,155 @@ class PhaseResults(Mapping[str, Mapping[str, Tensor]]):
         return 1 + len(self.finished)
 
 
+@dataclass(frozen=True)
+class Writing:
+    """A checkpoint on its way."""
+
+    phase: str
+    step: int
+    log: list[LogLine]
+    done: Future[Any]
+
+
 class Ledger:
     """What is done and where the current phase stands. Every rank reads; rank 0 writes the small files."""
 
-    def __init__(self, init_uri: str, state_uri: str, rank: int) -> None:
-        self.state_uri, self.rank = state_uri, rank
+    def __init__(self, init_uri: str, state_uri: str, rank: int, keep: int = 1) -> None:
+        """Read where the stage stands. `keep`: so many of the running phase's checkpoints stay, the last ones."""
+        self.state_uri, self.rank, self.keep = state_uri, rank, keep
         self.results = PhaseResults(init_uri, state_uri)
         position = storage.join(state_uri, _POSITION)
         self.position: dict[str, Any] = storage.read_json(position) if storage.exists(position) else {"finished": []}
         self.results.finished = list(self.position["finished"])
+        self._writing: Writing | None = None
+        self._writers = writers()  # also keeps rank 0 from moving what another rank has not read yet
+        if rank == 0:
+            self._remove_litter()
 
     def log(self, phase: str) -> list[LogLine]:
         """Log lines of a phase up to the position that counts."""
         uri = storage.join(self.state_uri, f"{phase}.log.jsonl")
-        if not storage.exists(uri):
+        last = self._last_step(phase)
+        if (last is None and phase not in self.results.finished) or not storage.exists(uri):
             return []
         lines = [json.loads(line) for line in storage.read_bytes(uri).decode().splitlines()]
-        last = self.position.get("step", 0) if phase == self.position.get("phase") else None
-        return (
-            lines
-            if phase in self.results.finished
-            else [line for line in lines if last is not None and line["step"] <= last]
-        )
+        return lines if last is None else [line for line in lines if line["step"] <= last]
+
+    def _last_step(self, phase: str) -> int | None:
+        return int(self.position["steps"][-1]) if phase == self.position.get("phase") else None
 
     def restore(self, phase: str, run: PhaseRun) -> None:
-        """Bring weights, optimiser, generator and position of `run` to this phase's last checkpoint, if any."""
-        if self.position.get("phase") != phase:
-            return
-        state = _state(run)
-        _load(state, storage.join(self.state_uri, f"{phase}.step-{self.position['step']}"))
-        set_state_dict(
-            run.towers, run.optimizer, model_state_dict=state["model"], optim_state_dict=state["optimizer"]
-        )  # fmt: skip
-        torch.set_rng_state(state["rng"])
-        run.start_step = int(self.position["step"])
+        """Bring weights, optimiser and position of `run` to this phase's last checkpoint, if any."""
+        step = self._last_step(phase)
+        if step is not None:
+            read_back(run.towers, run.optimizer, self._at(phase, step))
+            run.start_step = step
 
     def checkpoint(self, phase: str, step: int, run: PhaseRun, log: list[LogLine]) -> None:
-        """Write the state after `step` steps; the position moves to it only when it is whole."""
-        name = f"{phase}.step-{step}"
-        _save(_state(run), storage.join(self.state_uri, name))
-        old = dict(self.position)
-        self._write_log(phase, log)
-        self._move({"finished": self.results.finished, "phase": phase, "step": step})
-        if self.rank == 0 and old.get("phase"):
-            previous = f"{old['phase']}.step-{old['step']}"
-            if previous != name:
-                storage.remove(storage.join(self.state_uri, previous))
+        """Begin to write the state after `step` steps; the position moves to it when it is whole.
 
-    def finish(self, phase: str, towers: Towers, log: list[LogLine]) -> None:
-        """Keep a phase's result."""
+        Raises:
+            StorageError: the one before could not be written.
+        """
+        self.settle()
+        done = begin_save(run.towers, run.optimizer, self._at(phase, step), self._writers)
+        self._writing = Writing(phase, step, list(log), done)
+
+    def poll(self) -> None:
+        """Let the position move if a checkpoint has become whole meanwhile.
+
+        Raises:
+            StorageError: it could not be written.
+        """
+        if self._writing is not None and self._writing.done.done():
+            self.settle()
+
+    def settle(self) -> None:
+        """Wait until nothing is on its way.
+
+        Raises:
+            StorageError: the checkpoint could not be written.
+        """
+        if self._writing is None:
+            return
+        writing, self._writing = self._writing, None
+        with storage.explained(self._at(writing.phase, writing.step), "write"):
+            result_of(writing.done)
+        before = self.position["steps"] if writing.phase == self.position.get("phase") else []
+        position = {"phase": writing.phase, "steps": [*before, writing.step][-self.keep :]}
+        self._move(position, writing.phase, writing.log)
+
+    def keep_best(self, phase: str, step: int, towers: Towers, weights: Mapping[str, Tensor]) -> None:
+        """Keep `weights`, whole, of `towers` as the best so far; the position has yet to reach `step`."""
         if self.rank == 0:
-            save_towers(towers, storage.join(self.state_uri, phase))
-        self._write_log(phase, log)
-        self.results.finished.append(phase)
-        self._move({"finished": self.results.finished})
+            save_towers(towers, storage.join(self.state_uri, _best_name(phase, step)), weights)
 
-    def _write_log(self, phase: str, log: list[LogLine]) -> None:
+    def best(self, phase: str, log: list[LogLine]) -> Mapping[str, Tensor]:
+        """The weights that were kept at the lowest validation loss of `log`."""
+        step = best_step(log)
+        assert step is not None, f"phase {phase}: no validation in its log"
+        weights: Mapping[str, Tensor] = load_towers(
+            storage.join(self.state_uri, _best_name(phase, step))
+        ).model.state_dict()
+        return weights
+
+    def finish(self, phase: str, towers: Towers, weights: Mapping[str, Tensor], log: list[LogLine]) -> None:
+        """Keep a phase's result: `weights`, whole, of `towers`."""
+        self.settle()
+        if self.rank == 0:
+            save_towers(towers, storage.join(self.state_uri, phase), weights)
+        self.results.finished.append(phase)
+        self._move({}, phase, log)
+        if dist.is_initialized():
+            dist.barrier()  # the next phase may start from this one's result, on every rank
+
+    def _at(self, phase: str, step: int) -> str:
+        return storage.join(self.state_uri, _name(phase, step))
+
+    def _move(self, position: dict[str, Any], phase: str, log: list[LogLine]) -> None:
+        self.position = {"finished": list(self.results.finished), **position}
         if self.rank == 0:
             text = "".join(json.dumps(line) + "\n" for line in log)
             storage.write_bytes(storage.join(self.state_uri, f"{phase}.log.jsonl"), text.encode())
+            storage.write_json(storage.join(self.state_uri, _POSITION), self.position)
+            self._remove_superseded()
 
-    def _move(self, position: dict[str, Any]) -> None:
-        if dist.is_initialized():
-            dist.barrier()
-        if self.rank == 0:
-            storage.write_json(storage.join(self.state_uri, _POSITION), position)
-        self.position = position
-        if dist.is_initialized():
-            dist.barrier()
+    def _remove_superseded(self) -> None:
+        """Remove what the position has moved past; what lies ahead of it stays: the training wrote it since."""
+        reached = self._last_step(self.position.get("phase", ""))
+        for folder, step in self._folders_that_do_not_count():
+            if reached is None or step < reached:
+                storage.remove(folder)
 
+    def _remove_litter(self) -> None:
+        """Remove all that does not count: this start makes it again."""
+        for folder, _ in self._folders_that_do_not_count():
+            storage.remove(folder)
+        for name, _ in storage.list_files(self.state_uri):
+            if storage.is_temporary(name):
+                storage.remove(storage.join(self.state_uri, name))
 
-def _state(run: PhaseRun) -> dict[str, Any]:
-    model, optimizer = get_state_dict(run.towers, run.optimizer)
-    return {"model": model, "optimizer": optimizer, "rng": torch.get_rng_state()}
-
-
-@contextmanager
-def _single_process_is_meant() -> Iterator[None]:
-    """Silence torch's guess about `no_dist`: a run of one rank never initialises torch.distributed."""
-    with warnings.catch_warnings():
-        guess = r".*assuming the intent is to (save|load) in a single process"
-        warnings.filterwarnings("ignore", message=guess, category=UserWarning)
-        yield
-
-
-def _save(state: dict[str, Any], uri: str) -> None:
-    storage.remove(uri)  # a torn earlier attempt at the same step
-    if storage.is_local(uri):
-        with _single_process_is_meant():
-            save(state, checkpoint_id=uri, no_dist=not dist.is_initialized())
-        return
-    from torch.distributed.checkpoint._fsspec_filesystem import FsspecWriter
-
-    with _single_process_is_meant():
-        save(state, storage_writer=FsspecWriter(uri), no_dist=not dist.is_initialized())
+    def _folders_that_do_not_count(self) -> Iterator[tuple[str, int]]:
+        """(URI, step) of checkpoints and best weights that the position does not speak of."""
+        phase = self.position.get("phase", "")
+        kept = {_name(phase, step) for step in self.position.get("steps", [])}
+        best = best_step(self.log(phase))
+        kept |= set() if best is None else {_best_name(phase, best)}
+        for name in storage.list_folders(self.state_uri):
+            _, _, step = name.rpartition("-")
+            if (".step-" in name or ".best-" in name) and name not in kept:
+                yield storage.join(self.state_uri, name), int(step)
 
 
-def _load(state: dict[str, Any], uri: str) -> None:
-    if storage.is_local(uri):
-        with _single_process_is_meant():
-            load(state, checkpoint_id=uri, no_dist=not dist.is_initialized())
-        return
-    from torch.distributed.checkpoint._fsspec_filesystem import FsspecReader
+def best_step(log: list[LogLine]) -> int | None:
+    """The step of the lowest validation loss, the first of equals; None where nothing was validated."""
+    validated = [(line["validation_loss"], line["step"]) for line in log if "validation_loss" in line]
+    return int(min(validated)[1]) if validated else None
 
-    with _single_process_is_meant():
-        load(state, storage_reader=FsspecReader(uri), no_dist=not dist.is_initialized())
+
+def _name(phase: str, step: int) -> str:
+    return f"{phase}.step-{step}"
+
+
+def _best_name(phase: str, step: int) -> str:
+    return f"{phase}.best-{step}"

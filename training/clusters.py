@@ -24,10 +24,8 @@ def phase_codes(name: str, results: PhaseResults, store: PairStore, clusters: in
     if storage.exists(uri):
         return np.load(io.BytesIO(storage.read_bytes(uri)), allow_pickle=False)  # type: ignore[no-any-return]
     towers = results.towers(name)
-    captions = [caption or "" for caption in store.captions[source]]
-    distinct = sorted(set(captions))
-    row = {caption: number for number, caption in enumerate(distinct)}
-    texts = towers.encode_texts(distinct)[[row[caption] for caption in captions]]
+    distinct = store.captions[source].fill_null("").dictionary_encode()
+    texts = towers.encode_texts(distinct.dictionary.to_pylist())[distinct.indices.to_numpy()]
     images = embed_images(towers, store, range(len(store)))
     image, text = (
         MiniBatchKMeans(clusters, random_state=seed, n_init=3, batch_size=4096).fit_predict(x) for x in (images, texts)

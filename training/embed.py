@@ -59,10 +59,10 @@ def run(spec: EmbedSpec, work: Work) -> Outcome:
     if work.place.gpus_per_worker and torch.cuda.is_available():
         towers.to("cuda")
     images = embed_images(towers, store, range(len(store)), spec.chunk_pairs, work.events, "pictures")
-    captions = {text for column in store.captions.values() for text in column if text is not None}
+    captions = {text for column in store.captions.values() for text in column.unique().drop_null().to_pylist()}
     texts = sorted(captions | set(prompt_texts(shard_set, spec.prompts)) | set(spec.queries))
     work.events.message(f"{len(texts)} distinct texts")
-    write_features(work.out.uri, store.uids, images, texts, towers.encode_texts(texts))
+    write_features(work.out.uri, store.uids.to_pylist(), images, texts, towers.encode_texts(texts))
     scale = work.parents["checkpoint"].record.metrics
     metrics = {key: scale.get(key) for key in ("logit_scale", "logit_bias")}
     return Outcome({"pairs": len(store), "texts": len(texts), "embed_dim": towers.embed_dim}, metrics)

@@ -1,84 +1,113 @@
 """Training on Ray Train: one fit a stage, any number of workers; a lost worker resumes from the last checkpoint."""
 
 import os
+import time
 import traceback
 import uuid
+from fnmatch import fnmatchcase
 from typing import Any
 
 from data import errors, storage
 from data.errors import ModelError, UserError
+from data.place import Place
 from data.stage import Outcome, Work
+from training import preflight
+from training.loading import LostWorker
 from training.phases import Job, StageRun
 from training.specs import TrainSpec
 
-_LOST_WORKER_RETRIES = 2
+_STALLED = 75  # exit code of a rank that its watchdog ended: a failure that may pass
+
+_KINDS = ("user", "defect", "stall", "lost")  # of failures, those first that explain the others
 
 
 def run(spec: TrainSpec, work: Work) -> Outcome:
     """Stage function of `train`.
 
+    A lost or stalled worker restarts the stage from its last checkpoint, with fewer workers where the place allows
+    that; restarts count from the last one that got further.
+
     Raises:
         UserError: as raised by a worker; RuntimeError with the worker's traceback for a defect.
     """
-    check_sizes(spec, work.place.train_workers)
+    for message in preflight.check(spec, work.place, work.parents):
+        work.events.message(message)
     job = Job(
         spec.model_dump(mode="json"), {role: a.uri for role, a in work.parents.items()}, work.out.uri,
         work.out.state_uri, work.events, work.place.model_dump(mode="json"),
     )  # fmt: skip
-    for attempt in range(_LOST_WORKER_RETRIES + 1):
-        storage.remove(storage.join(job.state_uri, "error.json"))
+    restarts, before = 0, position(job)
+    while True:
+        forget_failures(job)
         try:
             fit(job)
             break
+        except UserError:
+            raise
         except Exception as error:
-            raise_what_failed(job)
-            if attempt == _LOST_WORKER_RETRIES:
+            failure = first_failure(job)
+            raise_if_final(failure)
+            restarts, before = (restarts + 1, before) if position(job) == before else (1, position(job))
+            why = failure["message"] if failure else f"a worker was lost ({type(error).__name__})"
+            if restarts > work.place.max_restarts:
                 raise
-            work.events.message(f"a worker was lost ({type(error).__name__}); resuming from the last checkpoint")
+            work.events.message(f"{why}; resuming from the last checkpoint")
     outcome: dict[str, Any] = storage.read_json(storage.join(job.state_uri, "outcome.json"))
     return Outcome(outcome["counts"], outcome["metrics"])
 
 
-def check_sizes(spec: TrainSpec, workers: int) -> None:
-    """Refuse batch sizes that do not divide by the workers, before anything starts."""
-    for name, phase in spec.phases.items():
-        if phase.global_batch_size % workers:
-            raise ModelError(
-                f"phase {name!r}: global_batch_size {phase.global_batch_size} does not divide by {workers} workers; "
-                f"use {phase.global_batch_size // workers * workers or workers}, or other train_workers"
-            )
-        if 0 < phase.samples_seen < phase.global_batch_size:
-            raise ModelError(
-                f"phase {name!r}: samples_seen {phase.samples_seen} is below one global batch of "
-                f"{phase.global_batch_size}"
-            )
+def position(job: Job) -> Any:
+    """Where the stage stands: what of its restart state counts."""
+    uri = storage.join(job.state_uri, "position.json")
+    return storage.read_json(uri) if storage.exists(uri) else None
+
+
+def workers_that_fit(spec: TrainSpec, place: Place, cpus: float, gpus: float) -> int:
+    """The most workers, at most `train_workers`, for which Ray has CPUs and GPUs and that divide every batch.
+
+    Raises:
+        ModelError: fewer than `min_train_workers` (by default all) fit.
+    """
+    least = place.min_train_workers or place.train_workers
+    have = int(cpus // place.cpus_per_worker)
+    if place.gpus_per_worker:
+        have = min(have, int(gpus // place.gpus_per_worker))
+    sizes = [phase.global_batch_size for phase in spec.phases.values()]
+    for workers in range(min(have, place.train_workers), least - 1, -1):
+        if all(size % workers == 0 for size in sizes):
+            return workers
+    needed = f"{place.train_workers} workers x {place.cpus_per_worker} CPUs"
+    if place.gpus_per_worker:
+        needed += f" and {place.gpus_per_worker} GPUs"
+    raise ModelError(
+        f"{needed}: Ray has {cpus:g} CPUs and {gpus:g} GPUs; "
+        "lower train_workers or cpus_per_worker, or set min_train_workers"
+    )
 
 
 def fit(job: Job) -> None:
     """Run the job on Ray Train's workers and wait."""
     import ray
     from ray.train import FailureConfig, RunConfig, ScalingConfig
-    from ray.train.torch import TorchTrainer
+    from ray.train.torch import TorchConfig, TorchTrainer
 
-    place = job.place
+    place = Place.model_validate(job.place)
     connect()
+    resources = ray.cluster_resources()
+    cpus, gpus = float(resources.get("CPU", 0)), float(resources.get("GPU", 0))
     scaling = ScalingConfig(
-        num_workers=place["train_workers"],
-        use_gpu=place["gpus_per_worker"] > 0,
-        resources_per_worker={"CPU": place["cpus_per_worker"], "GPU": place["gpus_per_worker"]},
+        num_workers=workers_that_fit(TrainSpec.model_validate(job.spec), place, cpus, gpus),
+        use_gpu=place.gpus_per_worker > 0,
+        resources_per_worker={"CPU": place.cpus_per_worker, "GPU": place.gpus_per_worker},
     )
-    needed = place["train_workers"] * place["cpus_per_worker"]
-    have = int(ray.cluster_resources().get("CPU", 0))
-    if needed > have:
-        raise ModelError(
-            f"{place['train_workers']} workers x {place['cpus_per_worker']} CPUs need {needed}; Ray has {have}; "
-            "lower train_workers or cpus_per_worker"
-        )
     config = RunConfig(
         name=f"fit-{uuid.uuid4().hex[:8]}", storage_path=os.environ.get("CLIPWORKS_RAY_STORAGE", "/tmp/clipworks-ray"),  # noqa: S108
         failure_config=FailureConfig(max_failures=0),
     )  # fmt: skip
-    TorchTrainer(train_worker, train_loop_config={"job": job}, scaling_config=scaling, run_config=config).fit()
+    backend = TorchConfig(timeout_s=int(place.stall_seconds * 2) + 60)  # the watchdog speaks first
+    TorchTrainer(
+        train_worker, train_loop_config={"job": job}, scaling_config=scaling, run_config=config, torch_config=backend
+    ).fit()
 
 
 def connect() -> None:
@@ -95,33 +124,69 @@ def connect() -> None:
 def train_worker(config: dict[str, Any]) -> None:
     """What each Ray worker does."""
     import ray.train
-    import torch
     from ray.train.torch import get_device
 
-    job: Job = config["job"]
-    torch.set_num_threads(job.place["cpus_per_worker"])
     context = ray.train.get_context()
+    run_rank(config["job"], context.get_world_rank(), context.get_world_size(), get_device())
+
+
+def run_rank(job: Job, rank: int, world_size: int, device: Any) -> None:
+    """One rank of the stage in this process; what ends it is noted for the driver."""
+    import torch
+
+    def stalled(message: str) -> None:
+        note_failure(job, rank, "stall", message)
+        os._exit(_STALLED)  # the loop's thread hangs in a call that nothing can interrupt
+
+    torch.set_num_threads(job.place["cpus_per_worker"])
     try:
-        StageRun(job, context.get_world_rank(), context.get_world_size(), get_device()).run()
+        StageRun(job, rank, world_size, device, stalled).run()
     except Exception as error:
-        note = {
-            "type": type(error).__name__,
-            "message": str(error),
-            "user": isinstance(error, UserError),
-            "rank": context.get_world_rank(),
-        }
-        storage.write_json(storage.join(job.state_uri, "error.json"), {**note, "traceback": traceback.format_exc()})
+        kind = "user" if isinstance(error, UserError) else "lost" if is_loss_of_another(error) else "defect"
+        note_failure(job, rank, kind, str(error), type(error).__name__)
         raise
     finally:
         job.events.flush()
 
 
-def raise_what_failed(job: Job) -> None:
-    """Raise what a worker raised, if one did; a worker that just disappeared leaves nothing."""
-    uri = storage.join(job.state_uri, "error.json")
-    if not storage.exists(uri):
+def is_loss_of_another(error: Exception) -> bool:
+    """True for what a rank raises because another process went away: a peer in a collective, a loader worker."""
+    import torch.distributed as dist
+
+    gone = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "gloo", "NCCL", "connectFullMesh")
+    return isinstance(error, LostWorker | dist.DistError) or any(word in str(error) for word in gone)
+
+
+def note_failure(job: Job, rank: int, kind: str, message: str, error: str = "RuntimeError") -> None:
+    """Write down what ended a rank: the driver reads it, Ray only says that a process is gone."""
+    note = {
+        "kind": kind, "rank": rank, "type": error, "message": message, "time": time.time(),
+        "traceback": traceback.format_exc(),
+    }  # fmt: skip
+    storage.write_json(storage.join(job.state_uri, f"error-{rank}.json"), note)
+
+
+def _failures(job: Job) -> list[str]:
+    names = [name for name, _ in storage.list_files(job.state_uri)]
+    return [storage.join(job.state_uri, name) for name in names if fnmatchcase(name, "error-*.json")]
+
+
+def forget_failures(job: Job) -> None:
+    """Remove the notes of an attempt that is over."""
+    for uri in _failures(job):
+        storage.remove(uri)
+
+
+def first_failure(job: Job) -> dict[str, Any] | None:
+    """The note that explains the others: a user's mistake, a defect, a stall, a loss; the earliest of its kind."""
+    notes = [storage.read_json(uri) for uri in _failures(job)]
+    return min(notes, key=lambda note: (_KINDS.index(note["kind"]), note["time"]), default=None)
+
+
+def raise_if_final(failure: dict[str, Any] | None) -> None:
+    """Raise what another attempt would meet again; a worker that just disappeared leaves nothing to raise."""
+    if failure is None or failure["kind"] in ("stall", "lost"):
         return
-    note = storage.read_json(uri)
-    if note["user"]:
-        raise getattr(errors, note["type"], UserError)(note["message"]) from None
-    raise RuntimeError(f"rank {note['rank']} failed:\n{note['traceback']}") from None
+    if failure["kind"] == "user":
+        raise getattr(errors, failure["type"], UserError)(failure["message"]) from None
+    raise RuntimeError(f"rank {failure['rank']} failed:\n{failure['traceback']}") from None

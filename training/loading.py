@@ -1,40 +1,45 @@
-"""From shard sets to batches: which pairs, which caption, which crop; decoded once, kept as small uint8 pictures.
+"""From shard sets to batches: which pairs, which caption, which crop, as a pure function of (seed, samples seen).
 
+A rank's batch is made in pieces, by worker processes or in a background thread, always ahead of the loop; pixels stay
+uint8 until they are on the device. How many workers or ranks there are, and how large a piece is, changes nothing.
 Shapes: B pairs of this rank, C channels, H height, W width, L tokens.
 """
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+import time
+import weakref
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import partial
+from itertools import chain
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
-import pyarrow as pa
 import torch
-from PIL import Image
 from torch import Tensor
 
-from data.artifacts import Artifact
 from data.errors import ShardError
-from data.selection import kept_uids
-from data.shards import CaptionLayer, ShardSet
-from training.order import Ints, derange, step_generator
-from training.specs import Augment, View
-from training.towers import Pixels, Towers, decode_image
+from data.reader import ShardReader
+from training.order import position_draws
+from training.pairs import CaptionChoice, PairStore, open_pairs
+from training.pictures import CROP_DRAWS, UNREADABLE, Pixels, crops, exact_picture, fast_picture
+from training.pieces import Activity, Ahead, OwnPieces, Piece, Task
+from training.specs import View
+from training.tokens import CaptionTokens
+from training.towers import Towers
+from training.workers import ForkedPieces, LostWorker
 
-_CACHE_BYTES = 2 << 30  # decoded pictures kept in memory, per process
-_BATCHES_AHEAD = 2
+__all__ = ["Batch", "DataView", "LostWorker", "PairStore", "batches", "open_pairs"]
+
+PIECE_PAIRS = 64  # about 10 MB of pixels at 224 x 224
 
 
 @dataclass(frozen=True)
 class Batch:
     """One rank's pairs of one optimizer step."""
 
-    image: Tensor  # (B, C, H, W) in the towers' input range
-    text: Tensor  # (B, L) token ids
+    image: Tensor  # (B, C, H, W) uint8, channels last in memory; Towers.normalise brings it to the input range
+    text: Tensor  # (B, L) token ids; stays on the host, where its length is read and cut
     text_id: Tensor  # (B,) int64, equal for equal captions
     uids: list[str]
     captions: list[str]
@@ -50,148 +55,13 @@ class Batch:
             yield Batch(self.image[to], self.text[to], self.text_id[to], self.uids[to], self.captions[to])
 
     def to(self, device: torch.device) -> "Batch":
-        """The same pairs on a device."""
-        image, text, text_id = (t.to(device, non_blocking=True) for t in (self.image, self.text, self.text_id))
-        return Batch(image, text, text_id, self.uids, self.captions)
+        """The same pairs with pictures and text ids on a device."""
+        image, text_id = (tensor.to(device, non_blocking=True) for tensor in (self.image, self.text_id))
+        return Batch(image, self.text, text_id, self.uids, self.captions)
 
-
-class PairStore:
-    """Pairs by row (sorted by uid): pictures by offset, captions by source."""
-
-    def __init__(self, shard_set: ShardSet, uids: Sequence[str], layers: Sequence[CaptionLayer] = ()) -> None:
-        """Keep the pairs of `uids`.
-
-        Raises:
-            ShardError: a uid is not in the shard set.
-        """
-        self.shard_set, self.uids = shard_set, sorted(uids)
-        row = {uid: number for number, uid in enumerate(self.uids)}
-        index = shard_set.index()
-        places = np.stack([index[name].to_numpy() for name in ("shard", "offset", "bytes")], axis=1).astype(np.int64)
-        self.place = np.full((len(self.uids), 3), -1, np.int64)
-        for number, uid in enumerate(index["uid"].to_pylist()):
-            if uid in row:
-                self.place[row[uid]] = places[number]
-        missing = np.flatnonzero(self.place[:, 0] < 0)
-        if len(missing):
-            raise ShardError(
-                f"{len(missing)} selected uids, e.g. {self.uids[missing[0]]!r}, are not in {shard_set.artifact.uri}"
-            )
-        self.captions: dict[str, list[str | None]] = {}
-        for table in (shard_set.captions(), *(layer.captions() for layer in layers)):
-            self._add_captions(table, row)
-
-    def _add_captions(self, table: pa.Table, row: Mapping[str, int]) -> None:
-        for uid, source, caption in zip(
-            *(table[name].to_pylist() for name in ("uid", "source", "caption")), strict=True
-        ):
-            if uid in row:
-                self.captions.setdefault(source, [None] * len(self.uids))[row[uid]] = caption
-
-    def __len__(self) -> int:
-        return len(self.uids)
-
-    def decode(self, row: int, side: int) -> Pixels:
-        """uint8 (side, side, 3) of the pair in this row.
-
-        Raises:
-            ShardError: names the uid and shard of a picture that cannot be read.
-        """
-        shard, offset, size = (int(value) for value in self.place[row])
-        content = self.shard_set.read_image(shard, offset, size)
-        try:
-            return decode_image(content, side)
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-            name = self.shard_set.shards[shard].name
-            raise ShardError(
-                f"uid {self.uids[row]!r} in shard {name}: not a readable image ({error}); run `clipworks verify`"
-            ) from error
-
-
-def open_pairs(pairs: Artifact, selection: Artifact, layers: Sequence[Artifact]) -> PairStore:
-    """The pairs a selection keeps, with the captions of the shard set and of the layers."""
-    return PairStore(ShardSet(pairs), kept_uids(selection), [CaptionLayer(layer) for layer in layers])
-
-
-@lru_cache(maxsize=1 << 20)
-def text_id(caption: str) -> int:
-    """A 63-bit number that is equal for equal captions."""
-    return int.from_bytes(hashlib.blake2b(caption.encode(), digest_size=8).digest(), "big") >> 1
-
-
-class DecodedPictures:
-    """uint8 pictures by row; all of them stay in memory where they fit, else each visit decodes again."""
-
-    def __init__(self, store: PairStore, side: int) -> None:
-        self.store, self.side = store, side
-        fits = len(store) * side * side * 3 <= _CACHE_BYTES
-        self.cache: Pixels | None = np.empty((len(store), side, side, 3), np.uint8) if fits else None
-        self.known = np.zeros(len(store), np.bool_)
-
-    def take(self, rows: Ints) -> Pixels:
-        """(B, side, side, 3) of these rows."""
-        if self.cache is None:
-            return np.stack([self.store.decode(int(row), self.side) for row in rows])
-        for row in rows[~self.known[rows]]:
-            self.cache[row] = self.store.decode(int(row), self.side)
-            self.known[row] = True
-        return self.cache[rows]
-
-
-class CaptionChoice:
-    """One caption a visit: a source drawn by weight among those the pair has.
-
-    LaCLIP's uniform draw when weights are equal.
-    Always consumes one draw a pair, so that a pair with one caption leaves the others' draws alone.
-    """
-
-    def __init__(self, store: PairStore, view: View, seed: int) -> None:
-        """Raises ShardError when a source is unknown or some pair has none of them."""
-        unknown = sorted(set(view.caption_weights) - set(store.captions))
-        if unknown:
-            raise ShardError(
-                f"caption source {unknown[0]!r}: not in these pairs; there are {', '.join(sorted(store.captions))}"
-            )
-        self.source = derange(len(store), view.caption_noise, seed)
-        names = list(view.caption_weights)
-        self.texts = [store.captions[name] for name in names]
-        has = np.array([[text is not None for text in column] for column in self.texts], np.float64)
-        weight = has * np.array([view.caption_weights[name] for name in names])[:, None]
-        total = weight.sum(axis=0)
-        if (total == 0).any():
-            uid = store.uids[int(np.flatnonzero(total == 0)[0])]
-            raise ShardError(
-                f"uid {uid!r}: has none of the caption sources {', '.join(names)}; add a source or filter such pairs"
-            )
-        self.cumulative = np.cumsum(weight / total, axis=0)
-
-    def take(self, rows: Ints, draws: npt.NDArray[np.float64]) -> list[str]:
-        """Captions of these rows; `draws` are uniform in [0, 1)."""
-        rows = self.source[rows]
-        chosen = (draws[None, :] >= self.cumulative[:, rows] - 1e-12).sum(axis=0).clip(max=len(self.texts) - 1)
-        return [str(self.texts[source][row]) for source, row in zip(chosen, rows, strict=True)]
-
-
-def crop_boxes(augment: Augment, count: int, random: np.random.Generator) -> npt.NDArray[np.float64]:
-    """(count, 4) of centre x, centre y, width, height in [0, 1]: random area and ratio, inside the picture."""
-    area = random.uniform(*augment.crop_scale, size=count)
-    low, high = np.log(augment.crop_ratio)
-    ratio = np.exp(random.uniform(low, high, size=count))
-    width, height = np.sqrt(area * ratio).clip(max=1), np.sqrt(area / ratio).clip(max=1)
-    x, y = (random.random(count) * (1 - side) + side / 2 for side in (width, height))
-    return np.stack([x, y, width, height], axis=1)
-
-
-def crop(pixels_BHWC: Pixels, boxes_B4: npt.NDArray[np.float64], side: int) -> Tensor:
-    """Cut boxes out of uint8 pictures and bring them to (B, C, side, side) uint8, bilinear."""
-    box = torch.from_numpy(boxes_B4).float()
-    image = torch.from_numpy(pixels_BHWC).permute(0, 3, 1, 2).float()
-    theta = torch.zeros(len(box), 2, 3)
-    theta[:, 0, 0], theta[:, 1, 1] = box[:, 2], box[:, 3]
-    theta[:, 0, 2], theta[:, 1, 2] = 2 * box[:, 0] - 1, 2 * box[:, 1] - 1
-    grid = torch.nn.functional.affine_grid(theta, [len(box), 3, side, side], align_corners=False)
-    cut = torch.nn.functional.grid_sample(image, grid, mode="bilinear", padding_mode="border", align_corners=False)
-    return cut.round_().clamp_(0, 255).to(torch.uint8)
+    def describe(self) -> str:
+        """Which pairs these are, in a few words."""
+        return f"{len(self)} pairs, uid {self.uids[0]!r} to {self.uids[-1]!r}"
 
 
 @dataclass
@@ -206,53 +76,156 @@ class DataView:
     global_batch_size: int
     rank: int = 0
     world_size: int = 1
-    pictures: DecodedPictures = field(init=False)
     choice: CaptionChoice = field(init=False)
+    tokens: CaptionTokens = field(init=False)
 
     def __post_init__(self) -> None:
-        augment = self.view.augment
-        smallest = augment.crop_scale[0] if augment else 1.0
-        self.pictures = DecodedPictures(self.store, int(np.ceil(self.towers.image_size / np.sqrt(smallest))))
         self.choice = CaptionChoice(self.store, self.view, self.seed)
+        self.tokens = CaptionTokens(self.towers.tokenizer)
 
-    def batch(self, step: int) -> Batch:
-        """This rank's pairs of optimizer step `step` (counted from 0)."""
+    @property
+    def bounds(self) -> tuple[int, int]:
+        """This rank's part [first, last) of each global batch."""
         size = self.global_batch_size
-        random = step_generator(self.seed, step)
-        draws = random.random(size)
-        boxes = crop_boxes(self.view.augment, size, random) if self.view.augment else None
-        mine = slice(self.rank * size // self.world_size, (self.rank + 1) * size // self.world_size)
-        rows = self.order.rows(step * size, size)[mine]
-        pixels = self.pictures.take(rows)
-        image = (
-            torch.from_numpy(pixels).permute(0, 3, 1, 2)
-            if boxes is None
-            else crop(pixels, boxes[mine], self.towers.image_size)
-        )
-        captions = self.choice.take(rows, draws[mine])
-        ids = torch.tensor([text_id(caption) for caption in captions])
-        return Batch(
-            self.towers.normalise(image), self.tokens(captions), ids, [self.store.uids[row] for row in rows], captions
-        )
+        return self.rank * size // self.world_size, (self.rank + 1) * size // self.world_size
 
-    def tokens(self, captions: Sequence[str]) -> Tensor:
-        """(B, L) token ids; each distinct caption is tokenized once."""
-        return torch.stack([self._token_row(caption) for caption in captions])
-
-    def _token_row(self, caption: str) -> Tensor:
-        if not hasattr(self, "_rows"):
-            self._rows: dict[str, Tensor] = {}
-        if caption not in self._rows:
-            self._rows[caption] = self.towers.tokenizer([caption])[0]
-        return self._rows[caption]
-
-
-def ahead(make: Callable[[int], Batch], steps: range) -> Iterator[Batch]:
-    """Yield make(step) for every step, made in a background thread a few steps ahead."""
-    with ThreadPoolExecutor(1, thread_name_prefix="batches") as pool:
-        queue = [pool.submit(make, step) for step in steps[:_BATCHES_AHEAD]]
+    def tasks(self, steps: range, piece_pairs: int) -> Iterator[Task]:
+        """This rank's pieces of these steps, in order."""
+        first, last = self.bounds
         for step in steps:
-            batch = queue.pop(0).result()
-            if step + _BATCHES_AHEAD in steps:
-                queue.append(pool.submit(make, step + _BATCHES_AHEAD))
-            yield batch
+            start = step * self.global_batch_size
+            rows = self.order.rows(start, self.global_batch_size)
+            for at in range(first, last, piece_pairs):
+                yield Task(start + at, rows[at : min(at + piece_pairs, last)])
+
+
+class PieceMaker:
+    """Makes pieces of a view in one process: reads, decodes, crops, tokenizes."""
+
+    def __init__(self, view: DataView, activity: Activity, worker: int) -> None:
+        """`activity` is told what is read, under the number of this `worker`."""
+        self.view, self.activity, self.worker = view, activity, worker
+        self.reader = ShardReader(view.store.shard_set)
+        self.picture = exact_picture if view.view.decode == "exact" else fast_picture
+
+    def read(self, task: Task) -> list[bytes]:
+        """The pictures' bytes; ShardError names a pair that cannot be read."""
+
+        def watch(number: int, together: int) -> None:
+            self.activity.start(self.worker, int(task.rows[number]), together)
+
+        try:
+            return self.reader.read(self.view.store.ranges(task.rows), watch)
+        finally:
+            self.activity.end(self.worker)
+
+    def make(self, task: Task, contents: list[bytes], out: Pixels) -> Piece:
+        """Put the pixels into `out` (at least B, side, side, 3), return the rest; ShardError names a bad picture."""
+        view = self.view
+        draws = position_draws(view.seed, task.first, len(task.rows), 1 + CROP_DRAWS)
+        augment = view.view.augment
+        boxes = crops(augment, draws[:, 1:]) if augment else [None] * len(contents)
+        for number, (content, crop) in enumerate(zip(contents, boxes, strict=True)):
+            try:
+                self.picture(content, crop, out[number])
+            except UNREADABLE as error:
+                place = view.store.ranges(task.rows[number : number + 1])[0]
+                raise view.store.unreadable(place, error) from error
+        captions = view.choice.take(task.rows, draws[:, 0])
+        ids = np.array([text_id(caption) for caption in captions], np.int64)
+        return Piece(view.store.uids_of(task.rows), captions, view.tokens(captions), ids)
+
+
+def text_id(caption: str) -> int:
+    """A 63-bit number that is equal for equal captions."""
+    return int.from_bytes(hashlib.blake2b(caption.encode(), digest_size=8).digest(), "big") >> 1
+
+
+def batches(
+    view: DataView, steps: range, workers: int, stall_seconds: float, pin_memory: bool = False,
+    piece_pairs: int = PIECE_PAIRS,
+) -> Generator[Batch]:  # fmt: skip
+    """Yield this rank's batch of every step, made ahead by `workers` processes (0: by threads of this one).
+
+    Close the generator when it is not run to its end (`contextlib.closing`): that ends the workers.
+
+    Raises:
+        ShardError: names the uid and shard that cannot be read, or that were read for longer than `stall_seconds`.
+        LostWorker: a worker was killed, or made nothing for so long.
+    """
+    loader = _Loader(view, workers, stall_seconds, pin_memory, piece_pairs, steps)
+    try:
+        for _ in steps:
+            yield loader.next()
+    finally:
+        loader.close()
+
+
+class _Loader:
+    """One run of `batches`."""
+
+    def __init__(
+        self, view: DataView, workers: int, stall_seconds: float, pin_memory: bool, piece_pairs: int, steps: range
+    ) -> None:
+        self.view, self.stall_seconds, self.pin_memory, self.piece_pairs = view, stall_seconds, pin_memory, piece_pairs
+        self.activity = Activity(workers)
+        self.side, self.last_piece = view.towers.image_size, time.monotonic()
+        self.free: list[Pixels] = []
+        tasks, maker = view.tasks(steps, piece_pairs), partial(PieceMaker, view, self.activity)
+        slot = (piece_pairs, self.side, self.side, 3)
+        self.pieces = ForkedPieces(maker, tasks, workers, slot, self._near) if workers else OwnPieces(maker(0), tasks)
+        self.made = Ahead(self._assemble() for _ in steps)
+
+    def next(self) -> Batch:
+        """The next batch."""
+        began = time.monotonic()
+        return self.made.get(lambda: self._check(began))
+
+    def _assemble(self) -> Batch:
+        first, last = self.view.bounds
+        image = self._memory((last - first, self.side, self.side, 3))
+        pixels, pieces = image.numpy(), []
+        for at in range(0, len(pixels), self.piece_pairs):
+            pieces.append(self.pieces.take(pixels[at : at + self.piece_pairs]))
+            self.last_piece = time.monotonic()
+        uids, captions, text, ids = zip(*pieces, strict=True)
+        text_BL, ids_B = (torch.from_numpy(np.concatenate(column)) for column in (text, ids))
+        return Batch(image.permute(0, 3, 1, 2), text_BL, ids_B, list(chain(*uids)), list(chain(*captions)))
+
+    def _memory(self, shape: tuple[int, ...]) -> Tensor:
+        """Room for a batch's pixels: that of a batch nobody holds any more, as fresh pages cost a tenth of a picture.
+
+        Pinned memory is kept by torch itself, which also knows of copies to the device that have not ended.
+        """
+        if self.pin_memory:
+            return torch.empty(shape, dtype=torch.uint8, pin_memory=True)
+        room = self.free.pop() if self.free else np.empty(shape, np.uint8)
+        lent = room[:]
+        weakref.finalize(lent, self.free.append, room).atexit = False
+        return torch.from_numpy(lent)
+
+    def _check(self, began: float) -> None:
+        """Raise when a read lasts too long, or when nothing comes although nothing is read."""
+        reading, limit = self.activity.longest(), self.stall_seconds
+        if reading and reading.seconds > limit:
+            raise ShardError(
+                f"rank {self.view.rank}: no answer for {reading.seconds:.0f} s (stall_seconds {limit:g})"
+                f"{self._pair(reading.row, reading.together)}; check the storage, or raise stall_seconds"
+            )
+        if time.monotonic() - max(began, self.last_piece) > limit and not reading:
+            raise LostWorker(f"rank {self.view.rank}: the loader made nothing for {limit:g} s and reads nothing")
+
+    def _near(self, worker: int) -> str:
+        reading = self.activity.of(worker)
+        return self._pair(reading.row, reading.together) if reading else ""
+
+    def _pair(self, row: int, together: int) -> str:
+        place = self.view.store.ranges(np.array([row]))[0]
+        more = f" and {together - 1} more pairs" if together > 1 else ""
+        return f" while reading uid {place.uid!r}{more} in shard {self.view.store.shard_set.url(place.shard)}"
+
+    def close(self) -> None:
+        """End workers and threads."""
+        self.made.close()
+        self.pieces.close()
+        self.made.join(seconds=5)

@@ -1,27 +1,24 @@
 """The one loop. Every method of training runs on it: what differs is in the phase it is given."""
 
 import math
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 
-from training.loading import Batch, DataView, ahead
+from training.loading import Batch, DataView
+from training.meter import Meter
 from training.objectives import Context, Loss, WeightedSum
+from training.parallel import clip_gradients, synchronised
 from training.specs import AdamW, CosineSchedule, Phase
 from training.teachers import Teacher
 from training.towers import Towers
+from training.watchdog import Watchdog
 from training.weights import parameter_groups
 
-_RNG_STREAM = 0x5EED
-
-
-def _report_nothing(_step: int, _values: dict[str, float]) -> None:
-    """Do nothing: the default of `PhaseRun.after_step`."""
+_LOSS_STREAM, _MODEL_STREAM = 0x5EED, 0xD20
 
 
 @dataclass
@@ -30,66 +27,90 @@ class PhaseRun:
 
     phase: Phase
     towers: Towers
+    module: nn.Module  # what is called in their place: the towers, or what keeps them equal over ranks
     view: DataView
+    batches: Callable[[range], Generator[Batch]]
     teachers: dict[str, Teacher]
     optimizer: torch.optim.Optimizer
     seed: int
+    meter: Meter
+    watchdog: Watchdog
+    after_step: Callable[[int, dict[str, Tensor]], None]
     autocast: torch.dtype | None = None
     start_step: int = 0
-    after_step: Callable[[int, dict[str, float]], None] = _report_nothing
     objective: WeightedSum = field(init=False)
-    model: nn.Module = field(init=False)
 
     def __post_init__(self) -> None:
         self.objective = WeightedSum(self.phase.objectives)
-        distributed = self.view.world_size > 1
-        self.model = DistributedDataParallel(self.towers) if distributed else self.towers
+
+    @contextmanager
+    def span(self, name: str, step: int) -> Iterator[None]:
+        """A part of a step: timed, and watched."""
+        self.watchdog.now(f"step {step + 1}, {name}")
+        with self.meter.span(name):
+            yield
 
 
 def train(run: PhaseRun) -> None:
     """Run a phase from `start_step` to its end; the weights of `run.towers` are the result."""
-    run.model.train()
-    for step, batch in enumerate(ahead(run.view.batch, range(run.start_step, run.phase.steps)), start=run.start_step):
-        set_learning_rate(run, step)
-        run.optimizer.zero_grad(set_to_none=True)
-        loss = forward_backward(run, batch.to(run.towers.device), step)
-        norm = clip_gradients(run)
-        run.optimizer.step()
-        clamp_logit_scale(run)
-        run.after_step(step + 1, {**loss, "grad_norm": norm, "lr": run.optimizer.param_groups[0]["lr"]})
+    run.module.train()
+    steps = range(run.start_step, run.phase.steps)
+    with run.watchdog, closing(run.batches(steps)) as batches:
+        for step in steps:
+            with run.span("data", step):
+                batch = next(batches).to(run.towers.device)
+            run.watchdog.now(f"step {step + 1}", batch.describe())
+            set_learning_rate(run, step)
+            values = forward_backward(run, batch, step)
+            with run.span("optimizer", step):
+                values["grad_norm"] = clip_gradients(run.towers.parameters(), run.phase.optimizer.clip_grad_norm)
+                run.optimizer.step()
+                run.optimizer.zero_grad(set_to_none=True)
+                clamp_logit_scale(run)
+            with run.span("after", step):
+                run.after_step(step + 1, values)
 
 
-def forward_backward(run: PhaseRun, batch: Batch, step: int) -> dict[str, float]:
-    """Gradients of the whole batch's loss, in chunks of `chunk_pairs`.
+def forward_backward(run: PhaseRun, batch: Batch, step: int) -> dict[str, Tensor]:
+    """Gradients of the whole batch's loss, in chunks of `chunk_pairs`; the loss and its parts.
 
     One chunk: plain forward and backward. Several: features without gradient first, then the loss over all of them,
     then each chunk again with its share of the features' gradient (gradient caching, arXiv 2101.06983): exact, unlike
-    averaged losses.
+    averaged losses. A chunk's second pass draws the same random numbers as its first.
     """
     chunks = list(batch.chunks(run.phase.chunk_pairs))
     if len(chunks) == 1:
-        loss = compute_loss(run, forward(run, batch), batch, step)
-        loss.value.backward()  # type: ignore[no-untyped-call]
+        with run.span("forward", step):
+            whole = forward(run, batch, step, 0)
+        with run.span("loss", step):
+            loss = compute_loss(run, whole, batch, step)
+        with run.span("backward", step):
+            loss.value.backward()  # type: ignore[no-untyped-call]
         return readings(loss, run)
-    with torch.no_grad():
-        outputs = [forward(run, chunk) for chunk in chunks]
-    leaves = {name: joined([out[name] for out in outputs], len(chunks[0])) for name in outputs[0]}
-    loss = compute_loss(run, leaves, batch, step)
-    loss.value.backward()  # type: ignore[no-untyped-call]
+    with run.span("forward", step), torch.no_grad():
+        outputs = [forward(run, chunk, step, number) for number, chunk in enumerate(chunks)]
+    with run.span("loss", step):
+        leaves = {name: joined([out[name] for out in outputs], len(chunks[0])) for name in outputs[0]}
+        loss = compute_loss(run, leaves, batch, step)
+        loss.value.backward()  # type: ignore[no-untyped-call]
     at = 0
     for number, chunk in enumerate(chunks):
         last = number == len(chunks) - 1
-        with synchronised(run.model, last):
-            backward_chunk(forward(run, chunk), leaves, at, len(chunk), last)
+        with run.span("backward", step), synchronised(run.module, last):
+            backward_chunk(forward(run, chunk, step, number), leaves, at, len(chunk), last)
         at += len(chunk)
     return readings(loss, run)
 
 
-def forward(run: PhaseRun, batch: Batch) -> dict[str, Tensor]:
-    """The model's named outputs, in float32."""
-    enabled = run.autocast is not None
-    with torch.autocast(run.towers.device.type, dtype=run.autocast, enabled=enabled):
-        outputs = run.model(batch.image, batch.text)
+def forward(run: PhaseRun, batch: Batch, step: int, chunk: int) -> dict[str, Tensor]:
+    """The model's named outputs, in float32; its random numbers are a function of (seed, step, chunk, rank)."""
+    torch.manual_seed(hash((run.seed, step, chunk, run.view.rank, _MODEL_STREAM)))
+    device = run.towers.device
+    text = run.towers.trimmed(batch.text).to(device, non_blocking=True)
+    if torch.is_grad_enabled():
+        run.meter.saw(len(batch), text.shape[1])
+    with torch.autocast(device.type, dtype=run.autocast, enabled=run.autocast is not None):
+        outputs = run.module(run.towers.normalise(batch.image), text)
     return {name: value.float() if value.is_floating_point() else value for name, value in outputs.items()}
 
 
@@ -103,7 +124,7 @@ def compute_loss(run: PhaseRun, outputs: dict[str, Tensor], batch: Batch, step: 
         names |= {f"{label}.{name}": value for name, value in teacher.targets(batch).items()}
     if step == run.start_step:
         run.objective.verify(names)
-    generator = torch.Generator().manual_seed((run.seed * 1_000_003 + step) ^ _RNG_STREAM)
+    generator = torch.Generator().manual_seed((run.seed * 1_000_003 + step) ^ _LOSS_STREAM)
     return run.objective(names, Context(step / max(1, run.phase.steps), run.view.rank, run.view.world_size, generator))
 
 
@@ -127,20 +148,10 @@ def backward_chunk(outputs: dict[str, Tensor], leaves: dict[str, Tensor], at: in
     torch.autograd.backward(tensors, gradients)
 
 
-def synchronised(model: nn.Module, now: bool) -> AbstractContextManager[None]:
-    """Let DistributedDataParallel average gradients only with the last chunk."""
-    return nullcontext() if now or not isinstance(model, DistributedDataParallel) else model.no_sync()
-
-
-def readings(loss: Loss, run: PhaseRun) -> dict[str, float]:
-    """Loss and parts as numbers, averaged over ranks."""
-    names = ["loss", *loss.parts]
-    values = torch.stack([loss.value.detach(), *loss.parts.values()]).float()
-    if run.view.world_size > 1:
-        dist.all_reduce(values)
-        values /= run.view.world_size
-    scale = float(run.towers.model.logit_scale.detach().exp())  # type: ignore[operator]
-    return {**dict(zip(names, values.tolist(), strict=True)), "logit_scale": scale}
+def readings(loss: Loss, run: PhaseRun) -> dict[str, Tensor]:
+    """Loss, parts and temperature of this rank, detached and still on the device: reading them would wait for it."""
+    scale = run.towers.model.logit_scale.detach().exp()  # type: ignore[operator]
+    return {"loss": loss.value.detach(), **loss.parts, "logit_scale": scale}
 
 
 def make_optimizer(towers: Towers, spec: AdamW) -> torch.optim.Optimizer:
@@ -163,13 +174,6 @@ def set_learning_rate(run: PhaseRun, step: int) -> None:
     rate = learning_rate(run.phase.optimizer, run.phase.schedule, samples, run.phase.samples_seen)
     for group in run.optimizer.param_groups:
         group["lr"] = rate
-
-
-def clip_gradients(run: PhaseRun) -> float:
-    """Clip the gradient's norm if the phase asks for it; return the norm before."""
-    limit = run.phase.optimizer.clip_grad_norm
-    parameters = [p for p in run.towers.parameters() if p.grad is not None]
-    return float(torch.nn.utils.clip_grad_norm_(parameters, math.inf if limit is None else limit))
 
 
 @torch.no_grad()

@@ -9,7 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 Ints = npt.NDArray[np.int64]
-_EPOCH, _STEP, _NOISE = 1, 2, 3
+_EPOCH, _NOISE, _POSITION = 1, 3, 4
+_NUMBERS_PER_BLOCK = 4  # Philox makes them four at a time, and can start at any block
 
 
 def generator(seed: int, stream: int, number: int) -> np.random.Generator:
@@ -17,9 +18,14 @@ def generator(seed: int, stream: int, number: int) -> np.random.Generator:
     return np.random.Generator(np.random.Philox(np.random.SeedSequence((seed, stream, number))))
 
 
-def step_generator(seed: int, step: int) -> np.random.Generator:
-    """Randomness of one optimizer step: every rank draws for the whole global batch and takes its slice."""
-    return generator(seed, _STEP, step)
+def position_draws(seed: int, first: int, count: int, numbers: int) -> npt.NDArray[np.float64]:
+    """(count, numbers) uniform in [0, 1): those of the pairs at positions [first, first + count) of a run.
+
+    A position's numbers are its own, whoever asks and with which others, and nobody draws those of the rest.
+    """
+    blocks = -(-numbers // _NUMBERS_PER_BLOCK)
+    random = np.random.Philox(np.random.SeedSequence((seed, _POSITION))).advance(first * blocks)
+    return np.random.Generator(random).random((count, blocks * _NUMBERS_PER_BLOCK))[:, :numbers]
 
 
 class UniformOrder:

@@ -197,6 +197,10 @@ class View(Spec):
     caption_noise: float = Field(default=0.0, ge=0, le=1, description="fraction of pairs given another pair's captions")
     sampler: Sampler = UniformSampler()
     augment: Augment | None = Augment()
+    decode: Literal["fast", "exact"] = Field(
+        default="fast",
+        description="exact: open_clip's very pixels at half the speed; fast differs from them by rounding",
+    )
 
 
 # ------------------------------------------------------------------------------------------------------------- train
@@ -236,6 +240,9 @@ class Phase(Spec):
         default=None, ge=1, description="pairs per forward pass; smaller batches accumulate exactly"
     )
     logit_scale_max: float = Field(default=100.0, gt=1)
+    result: Literal["last", "best"] = Field(
+        default="last", description="best: the weights of the lowest validation loss, on pairs that judge nothing"
+    )
 
     @property
     def steps(self) -> int:
@@ -243,16 +250,28 @@ class Phase(Spec):
         return self.samples_seen // self.global_batch_size
 
 
+class Validation(Spec):
+    """Contrastive loss on held-out pairs during training; of every phase, at its end too."""
+
+    split: SplitRef
+    name: str = Field(description="which split of it; never `train`, and not the headline's where it chooses weights")
+    every_samples: int = Field(ge=1, description="pairs trained on between validations")
+    pairs: int = Field(default=1024, ge=2, description="the first so many by a hash of the uid")
+    source: str = Field(default="alt", description="caption source")
+
+
 class TrainSpec(StageSpec):
     """One training stage: an initial checkpoint, pairs and captions, and its phases; the last phase is the result."""
 
     MAKES: ClassVar[str] = "checkpoint"
+    REVISION: ClassVar[int] = 2  # crops of the full picture, decoded at the smallest sufficient scale
     kind: Literal["train"] = "train"
     init: CheckpointRef
     pairs: ShardSetRef
     selection: SelectionRef
     caption_layers: tuple[CaptionLayerRef, ...] = ()
     phases: dict[str, Phase] = Field(min_length=1)
+    validation: Validation | None = None
     seed: int = 0
     checkpoint_every_samples: Annotated[int, Operational] = Field(default=25_600, ge=1)
     log_every_steps: Annotated[int, Operational] = Field(default=10, ge=1)

@@ -10,7 +10,7 @@ import io
 import json
 import logging
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 import open_clip
 import torch
+from open_clip.transformer import TextTransformer
 from PIL import Image
 from torch import Tensor, nn
 
@@ -56,12 +57,53 @@ class Towers(nn.Module):
         """
         features = {"image_features": self.model.encode_image(image_BCHW, normalize=True)}  # type: ignore[operator]
         features |= self._exposed("image_")
-        features["text_features"] = self.model.encode_text(text_BL, normalize=True)  # type: ignore[operator]
+        features["text_features"] = self.encode_text(text_BL)
         features |= self._exposed("text_")
         features["logit_scale"] = self.model.logit_scale.exp()  # type: ignore[operator]
         if getattr(self.model, "logit_bias", None) is not None:
             features["logit_bias"] = self.model.logit_bias
         return features
+
+    def encode_text(self, text_BL: Tensor) -> Tensor:
+        """text_features (B, D) of token ids that may have been `trimmed`."""
+        if not self.trims_text:
+            return self.model.encode_text(text_BL, normalize=True)  # type: ignore[operator,no-any-return]
+        # open_clip adds all its positions and masks all its tokens whatever the length, so it is walked through here
+        tower, length = self._text_tower, text_BL.shape[1]
+        x_BLW = tower.token_embedding(text_BL) + tower.positional_embedding[:length]
+        x_BLW = tower.ln_final(tower.transformer(x_BLW, attn_mask=tower.attn_mask[:length, :length]))
+        x_BW = x_BLW[torch.arange(len(x_BLW), device=x_BLW.device), text_BL.argmax(dim=-1)]
+        if isinstance(tower.text_projection, nn.Linear):
+            return nn.functional.normalize(tower.text_projection(x_BW), dim=-1)
+        return nn.functional.normalize(x_BW if tower.text_projection is None else x_BW @ tower.text_projection, dim=-1)
+
+    @property
+    def _text_tower(self) -> Any:
+        return self.model if isinstance(self.model, open_clip.CLIP) else getattr(self.model, "text", None)
+
+    @property
+    def trims_text(self) -> bool:
+        """True where a shorter text tensor gives the same features.
+
+        The text tower is open_clip's own, causal, reads at the end-of-text token, and no surgery changed the layout
+        (a router's balance, say, counts every token).
+        """
+        tower = self._text_tower
+        if self.layout or type(tower) not in (open_clip.CLIP, TextTransformer):
+            return False
+        pool = tower.text_pool_type if isinstance(tower, open_clip.CLIP) else tower.pool_type
+        has_more = getattr(tower, "cls_emb", None) is not None or getattr(tower, "use_pad_mask", False)
+        return tower.attn_mask is not None and pool == "argmax" and not has_more
+
+    def trimmed(self, text_BL: Tensor) -> Tensor:
+        """The columns of token ids that can matter: captions of 10 tokens cost 16, not 77.
+
+        Nothing behind the last end-of-text token (the largest id of a row) has an influence on the features of a
+        causal tower that reads them there. Lengths are multiples of 8, as kernels like them. Reads the ids: call it
+        before they go to a GPU.
+        """
+        longest = int(text_BL.argmax(dim=-1).max()) + 1
+        return text_BL[:, : -(-longest // 8) * 8] if self.trims_text else text_BL
 
     def _exposed(self, prefix: str) -> dict[str, Tensor]:
         layers: dict[str, list[Tensor]] = {}
@@ -108,7 +150,7 @@ class Towers(nn.Module):
     def encode_texts(self, texts: Sequence[str], chunk: int = 512) -> Floats:
         """text_features (B, D) of texts, as numpy."""
         parts = [
-            self.model.encode_text(self.tokenizer(list(texts[at : at + chunk])).to(self.device), normalize=True)  # type: ignore[operator]
+            self.encode_text(self.trimmed(self.tokenizer(list(texts[at : at + chunk]))).to(self.device))
             for at in range(0, len(texts), chunk)
         ]
         return torch.cat(parts).float().cpu().numpy() if parts else np.empty((0, self.embed_dim), np.float32)
@@ -180,11 +222,12 @@ def _first_line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
 
 
-def save_towers(towers: Towers, uri: str) -> None:
-    """Write a checkpoint folder; weights are safetensors."""
+def save_towers(towers: Towers, uri: str, weights: Mapping[str, Tensor] | None = None) -> None:
+    """Write a checkpoint folder; weights are safetensors: the towers' own, or `weights`, gathered from all ranks."""
     from safetensors.torch import save
 
-    weights = {name: value.detach().cpu().contiguous() for name, value in towers.model.state_dict().items()}
+    weights = towers.model.state_dict() if weights is None else weights
+    weights = {name: value.detach().cpu().contiguous() for name, value in weights.items()}
     if towers.layout:
         storage.write_json(storage.join(uri, OWN_CONFIG_NAME), {"surgeries": list(towers.layout)})
     storage.write_json(storage.join(uri, CONFIG_NAME), towers.config)

@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from data.errors import ModelError
+from training.parallel import local
 from training.specs import AdamW
 
 
@@ -29,19 +30,21 @@ def set_trainable(model: nn.Module, patterns: Iterable[str]) -> list[str]:
 
 
 def weights_digest(weights: Mapping[str, Tensor], names: Iterable[str] | None = None) -> str:
-    """SHA-256 over the named weights' bytes (all by default)."""
+    """SHA-256 over the named weights' bytes (all by default); of sharded weights, over this rank's part."""
     state = hashlib.sha256()
     for name in sorted(weights if names is None else names):
-        value = weights[name].detach().cpu().contiguous()
+        value = local(weights[name].detach()).cpu().contiguous()
         state.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
         state.update(value.view(-1).numpy().tobytes())
     return state.hexdigest()
 
 
 def parameter_groups(model: nn.Module, spec: AdamW) -> list[dict[str, Any]]:
-    """Two groups: matrices with weight decay; norms, biases, logit_scale and other vectors without."""
+    """Matrices with weight decay; norms, biases and other vectors without; scalars apart, since nothing shards them."""
     named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
     decayed = [p for name, p in named if p.ndim >= 2 and not name.endswith("positional_embedding")]
-    rest = [p for name, p in named if p.ndim < 2 or name.endswith("positional_embedding")]
-    groups = ({"params": decayed, "weight_decay": spec.weight_decay}, {"params": rest, "weight_decay": 0.0})
+    vectors = [p for name, p in named if p.ndim == 1 or (p.ndim >= 2 and name.endswith("positional_embedding"))]
+    scalars = [p for _, p in named if p.ndim == 0]
+    groups = [{"params": decayed, "weight_decay": spec.weight_decay}]
+    groups += [{"params": rest, "weight_decay": 0.0} for rest in (vectors, scalars)]
     return [group for group in groups if group["params"]]

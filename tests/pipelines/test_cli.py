@@ -1,10 +1,12 @@
 """The other commands, and what the command line refuses before anything runs."""
 
+import json
 import os
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -42,7 +44,87 @@ def test_ingest_of_a_pool_in_yaml(pictures: Path, tmp_path: Path, capsys: pytest
     assert "12 pairs" in capsys.readouterr().out
 
 
+def preflight(capsys: pytest.CaptureFixture[str], recipe: Path, *words: str) -> tuple[int, dict[str, Any]]:
+    """Exit code and findings by section."""
+    code = main(["preflight", str(recipe), "--json", *words])
+    found: dict[str, Any] = json.loads(capsys.readouterr().out)
+    assert found["fits"] is (code == 0)
+    return code, found["sections"]
+
+
+SMALL_VIT = (
+    "stages.init.architecture={embed_dim: 8, vision_cfg: {layers: 1, width: 64}, text_cfg: {width: 64, layers: 1}}"
+)
+
+
+def test_preflight_before_anything_has_run(
+    small_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--set", SMALL_VIT, "--root", str(tmp_path / "runs")]
+    code, found = preflight(capsys, small_file, *words)
+    assert code == 0
+    assert found.keys() == {"place", "pretrain"}
+    assert "not known before ingest has run" in found["pretrain"][0]["said"]
+    assert {"shards", "batch", "memory", "disk"} == {finding["what"] for finding in found["pretrain"]}
+    assert main(["preflight", str(small_file), *words]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "place"
+    assert "pretrain" in lines
+    assert not (tmp_path / "runs").exists()
+
+
+def test_preflight_of_three_shards_for_four_ranks_with_two_workers_each(
+    small_file: Path, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = ["--root", str(tmp_path / "runs")]
+    ingest = [
+        "ingest",
+        str(pictures / "images"),
+        "--captions",
+        str(pictures / "captions.csv"),
+        "--pairs-per-shard",
+        "4",
+    ]
+    assert main([*ingest, *root]) == 0
+    capsys.readouterr()
+    (tmp_path / "place.yaml").write_text("train_workers: 4\nloader_workers: 2\ncpus_per_worker: 1\n")
+    words = [
+        "--set",
+        SMALL_VIT,
+        "--set",
+        "stages.pairs.pairs_per_shard=4",
+        "--place",
+        str(tmp_path / "place.yaml"),
+        *root,
+    ]
+    code, found = preflight(capsys, small_file, *words)
+    assert code == 0
+    said = {finding["what"]: finding["said"] for finding in found["pretrain"]}
+    assert said["shards"].startswith("3 shards, 12 pairs: 4 ranks x 2 loader workers; 3 pairs a rank and epoch")
+    assert "an epoch has 12 pairs, a global batch 16" in said["pairs"]
+
+    (tmp_path / "place.yaml").write_text("train_workers: 3\n")
+    code, found = preflight(capsys, small_file, *words)
+    assert code == 2
+    unfit = [finding for finding in found["pretrain"] if finding["level"] == "unfit"]
+    assert [finding["fix"] for finding in unfit] == ["use 15, or other train_workers"] * 2
+
+
+def test_preflight_of_what_cannot_be_says_so_with_exit_code_2(
+    small_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, found = preflight(capsys, small_file, "--root", str(tmp_path))  # its towers lack a vision_cfg
+    assert code == 2
+    assert found["init"][0]["said"] == "architecture: 'vision_cfg' is missing; give an open_clip model config"
+    code, found = preflight(capsys, small_file, "--root", str(small_file / "runs"))
+    assert code == 2
+    assert found.keys() == {"place"}
+    assert found["place"][0]["what"] == "root"
+
+
 WRONG = [
+    (["preflight", "quickstrat"], ["'quickstrat': no such recipe"]),
+    (["preflight", "RECIPE", "--place", "PLACE_TYPO"], ["train_wokers"]),
     (["run", "nothing.yaml"], ["nothing.yaml: no such file"]),
     (["run", "quickstrat"], ["'quickstrat': no such recipe", "did you mean 'quickstart'"]),
     (["run", "FOLDER/"], ["cannot read"]),

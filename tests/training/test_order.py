@@ -1,13 +1,14 @@
 """Order, captions and crops are pure functions of the position."""
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from data.errors import ShardError
 from data.shards import ShardSet
-from training.loading import CaptionChoice, PairStore, crop_boxes
-from training.order import ClusterOrder, UniformOrder, derange, step_generator
-from training.specs import Augment, View
+from training.order import ClusterOrder, UniformOrder, derange, position_draws
+from training.pairs import CaptionChoice, PairStore
+from training.specs import View
 
 
 def test_an_epoch_holds_every_pair_once_and_epochs_differ():
@@ -39,12 +40,12 @@ def test_derange_moves_exactly_the_fraction_and_keeps_all_captions(fraction, mov
     assert sorted(source) == list(range(100))
 
 
-def test_boxes_stay_inside_the_picture():
-    boxes = crop_boxes(Augment(crop_scale=(0.2, 1.0)), 1000, step_generator(0, 0))
-    x, y, width, height = boxes.T
-    assert (x - width / 2 >= -1e-9).all()
-    assert (y + height / 2 <= 1 + 1e-9).all()
-    assert (width * height).min() >= 0.2 - 1e-9
+def test_a_positions_draws_do_not_depend_on_how_they_are_asked_for():
+    whole = position_draws(5, 0, 50, 23)
+    assert np.array_equal(whole[13:40], np.concatenate([position_draws(5, at, 9, 23) for at in (13, 22, 31)]))
+    assert len(np.unique(whole)) == whole.size
+    assert not np.array_equal(whole, position_draws(6, 0, 50, 23))
+    assert abs(position_draws(5, 10**9, 4000, 23).mean() - 0.5) < 4 / np.sqrt(12 * 4000 * 23)
 
 
 @pytest.fixture
@@ -62,9 +63,11 @@ def test_caption_frequencies_follow_the_weights(store):
 
 
 def test_a_pair_without_a_source_uses_the_others(store):
-    store.captions["rewrite"] = [None] * len(store)
+    store.captions["rewrite"] = pa.nulls(len(store), pa.large_string())
     choice = CaptionChoice(store, View(caption_weights={"rewrite": 5.0, "alt": 1.0}), seed=0)
-    assert set(choice.take(np.zeros(50, np.int64), np.linspace(0, 0.999, 50))) == {store.captions["alt"][0]}
+    assert set(choice.take(np.zeros(50, np.int64), np.linspace(0, 0.999, 50))) == set(
+        store.captions_of("alt", np.array([0]))
+    )
 
 
 @pytest.mark.parametrize(

@@ -13,8 +13,8 @@ from data.artifacts import Record
 from data.errors import ModelError, ShardError
 from data.features import FeatureSet
 from training import embed
-from training.fit import check_sizes
 from training.phases import Job, StageRun
+from training.preflight import check_sizes
 from training.specs import (
     AdamW,
     CachedFeatures,
@@ -95,7 +95,7 @@ def setting(world, tmp_path):
             work.events,
             work.place.model_dump(mode="json"),
         )
-        rank = StageRun(job, 0, 1, torch.device("cpu"))
+        rank = StageRun(job, 0, 1, torch.device("cpu"), pytest.fail)
         if stop_after:
             whole, steps = rank.after_step, iter(range(10_000))
 

@@ -86,3 +86,33 @@ def test_weights_of_another_architecture_are_refused(world, tmp_path):
 def test_a_folder_without_a_checkpoint_is_refused(tmp_path):
     with pytest.raises(ArtifactError, match=r"no record\.json"):
         load_towers(str(tmp_path))
+
+
+@pytest.mark.parametrize("custom", [False, True])
+def test_trimmed_captions_have_the_same_features_and_gradients(world, custom):
+    towers = create_towers({**world.TINY, "custom_text": True} if custom else world.TINY)
+    assert type(towers.model).__name__ == ("CustomTextCLIP" if custom else "CLIP")
+    towers = create_towers({**towers.config["model_cfg"], "text_cfg": {**world.TINY["text_cfg"], "context_length": 40}})
+    text = towers.tokenizer(["a dog", "a red square above two blue ones, seen from far away", "x"])
+    assert (text.shape[1], towers.trimmed(text).shape[1]) == (40, 16)
+    results = []
+    for tokens, encode in ((text, towers.model.encode_text), (towers.trimmed(text), None)):
+        features = encode(tokens, normalize=True) if encode else towers.encode_text(tokens)
+        towers.zero_grad()
+        (features * torch.arange(features.numel()).view_as(features)).sum().backward()
+        results.append((features, {name: p.grad for name, p in towers.named_parameters() if p.grad is not None}))
+    (whole, gradients), (short, short_gradients) = results
+    torch.testing.assert_close(short, whole, atol=1e-6, rtol=1e-5)
+    assert gradients.keys() == short_gradients.keys()
+    for name, gradient in gradients.items():
+        torch.testing.assert_close(short_gradients[name], gradient, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "text", [{"no_causal_mask": True, "pool_type": "last"}, {"pool_type": "last"}, {"embed_cls": True}]
+)
+def test_text_towers_that_read_behind_the_end_of_text_get_all_tokens(world, text):
+    towers = create_towers({**world.TINY, "custom_text": True, "text_cfg": {**world.TINY["text_cfg"], **text}})
+    tokens = torch.zeros(2, 8, dtype=torch.long)
+    assert not towers.trims_text
+    assert towers.trimmed(tokens) is tokens

@@ -1,33 +1,17 @@
 """Contrast between images and texts: InfoNCE (softmax) and SigLIP (sigmoid), with shared targets for equal captions.
 
-Shapes: B rows of this rank, G columns (of all ranks unless `gather` is local).
+Tiles give the loss to a pair's own column; what shared targets change is added to it, see `groups`.
+
+Shapes: B pairs of this rank, G columns (of all ranks unless `gather` is local), D embed_dim.
 """
 
-import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from training import specs
 from training.objectives.base import Context, Loss, Names
-from training.specs import Gather
-
-
-def positives(names: Names, context: Context, gather: Gather, multi_positive: bool) -> Tensor:
-    """(B, G) of 0 and 1: which columns are right for a row: its own, or all with the same caption."""
-    rows = len(names["image_features"])
-    if multi_positive:
-        text_id = names["text_id"].to(names["image_features"].device)
-        columns = context.columns(text_id, "local" if gather == "local" else "gather_without_grad")
-        return (text_id[:, None] == columns[None, :]).to(names["image_features"].dtype)
-    width = rows if gather == "local" else rows * context.world_size
-    index = torch.arange(rows, device=names["image_features"].device)
-    return F.one_hot(index + context.offset(rows, gather), width).to(names["image_features"].dtype)
-
-
-def similarity_rows(names: Names, context: Context, gather: Gather, prefix: str = "") -> tuple[Tensor, Tensor]:
-    """Scaled similarities of this rank's rows, (B, G) image->text and (B, G) text->image."""
-    image, text, scale = (names[prefix + key] for key in ("image_features", "text_features", "logit_scale"))
-    return scale * image @ context.columns(text, gather).T, scale * text @ context.columns(image, gather).T
+from training.objectives.groups import Groups, Products, group_products, whole_products
+from training.objectives.sigmoid import sigmoid_contrast
+from training.objectives.softmax import softmax_contrast
 
 
 class InfoNCE:
@@ -45,13 +29,33 @@ class InfoNCE:
     def __call__(self, names: Names, context: Context) -> Loss:
         """Cross-entropy to the (shared, smoothed) target rows."""
         spec = self.spec
-        target = positives(names, context, spec.gather, spec.multi_positive)
-        target = target / target.sum(dim=1, keepdim=True)
-        if spec.label_smoothing:
-            target = target * (1 - spec.label_smoothing) + spec.label_smoothing / target.shape[1]
-        i2t, t2i = similarity_rows(names, context, spec.gather)
-        loss_i2t, loss_t2i = F.cross_entropy(i2t, target), F.cross_entropy(t2i, target)
-        return Loss((loss_i2t + loss_t2i) / 2, {"i2t": loss_i2t, "t2i": loss_t2i})
+        image, text, scale = names["image_features"], names["text_features"], names["logit_scale"]
+        value, parts = softmax_contrast(image, text, scale, context, spec.gather)
+        smoothing, mean_scale = spec.label_smoothing, scale / len(image)
+        if spec.multi_positive:
+            groups = Groups.of_equal(names["text_id"].to(image.device), context, spec.gather)
+            if len(groups.sizes):
+                products = group_products(groups, image, text, context, spec.gather)
+                value, parts = spread(value, parts, mean_scale * (1 - smoothing), products, groups.sizes)
+        if smoothing:
+            columns = len(image) if context.is_alone(spec.gather) else len(image) * context.world_size
+            products = whole_products(image, text, context, spec.gather)
+            value, parts = spread(value, parts, mean_scale * smoothing, products, columns)
+        return Loss(value, parts)
+
+
+def spread(
+    value: Tensor, parts: dict[str, Tensor], factor: Tensor, products: Products, sizes: Tensor | int
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """The loss and its two directions with a share of the targets moved from own columns to groups' means.
+
+    Cross-entropy to targets t is log-sum-exp - t . similarities, so it gains own similarity - mean of the group's.
+    """
+    more = {
+        "i2t": factor * (products.matched - (products.i2t / sizes).sum()),
+        "t2i": factor * (products.matched - (products.t2i / sizes).sum()),
+    }
+    return value + sum(more.values()) / 2, {key: part + more[key].detach() for key, part in parts.items()}
 
 
 class SigLIP:
@@ -64,6 +68,16 @@ class SigLIP:
 
     def __call__(self, names: Names, context: Context) -> Loss:
         """-log sigmoid(label * logit), summed over columns, mean over rows; label is 1 for positives, else -1."""
-        i2t, _ = similarity_rows(names, context, self.spec.gather)
-        label = 2 * positives(names, context, self.spec.gather, self.spec.multi_positive) - 1
-        return Loss(-F.logsigmoid(label * (i2t + names["logit_bias"])).sum() / len(i2t), {})
+        spec = self.spec
+        image, text, scale, bias = (
+            names[key] for key in ("image_features", "text_features", "logit_scale", "logit_bias")
+        )
+        value = sigmoid_contrast(image, text, scale, bias, context, spec.gather)
+        if spec.multi_positive:
+            groups = Groups.of_equal(names["text_id"].to(image.device), context, spec.gather)
+            if len(groups.sizes):
+                products = group_products(groups, image, text, context, spec.gather)
+                # -log sigmoid(x) = -log sigmoid(-x) - x: a twin's column leaves its logit
+                twins = (groups.own_sizes * (groups.sizes - 1)).sum()
+                value = value - (scale * (products.i2t.sum() - products.matched) + bias * twins) / len(image)
+        return Loss(value, {})

@@ -1,7 +1,9 @@
 """Learning from a teacher: similarity rows (CLIP-Refine's HyCD and plain KD) and features.
 
-Shapes: B rows of this rank, G columns (of all ranks unless `gather` is local), D embed_dim.
+Shapes: B rows of this rank, R of them at a time, G columns (of all ranks unless `gather` is local), D embed_dim.
 """
+
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -9,7 +11,8 @@ from torch import Tensor
 
 from training import specs
 from training.objectives.base import Context, Loss, Names
-from training.objectives.contrast import positives, similarity_rows
+from training.objectives.tiles import mean_over_rows
+from training.specs import Gather
 
 _FEATURES = ("image_features", "text_features", "logit_scale")
 
@@ -18,9 +21,49 @@ def _needs(teacher: str, extra: frozenset[str] = frozenset()) -> frozenset[str]:
     return frozenset(_FEATURES) | {f"{teacher}.{name}" for name in _FEATURES} | extra
 
 
-def row_divergence(target: Tensor, logits: Tensor) -> Tensor:
-    """KL(target || softmax(logits)), mean over rows; 0 log 0 counts as 0."""
-    return F.kl_div(logits.log_softmax(dim=1), target, reduction="batchmean")
+@dataclass(frozen=True)
+class Divergence:
+    """KL(targets || student's row softmax) summed over rows; 0 log 0 counts as 0.
+
+    Targets are `hard` * (own column, or all columns of an equal id, in equal parts) + (1 - hard) * teacher's softmax.
+    """
+
+    hard: float
+    temperature: float
+
+    def __call__(
+        self, student_RD: Tensor, teacher_RD: Tensor, id_R: Tensor, student_GD: Tensor, teacher_GD: Tensor,
+        id_G: Tensor, student_scale: Tensor, teacher_scale: Tensor,
+    ) -> Tensor:  # fmt: skip
+        """Rows' features and ids against all columns'; gradients go to the student's."""
+        logits_RG = (student_scale / self.temperature) * student_RD @ student_GD.T
+        with torch.no_grad():
+            target_RG = ((teacher_scale / self.temperature) * teacher_RD @ teacher_GD.T).softmax(dim=1)
+            if self.hard:
+                equal_RG = (id_R[:, None] == id_G[None, :]).to(target_RG.dtype)
+                target_RG.lerp_(equal_RG.div_(equal_RG.sum(dim=1, keepdim=True)), self.hard)
+        return F.kl_div(logits_RG.log_softmax(dim=1), target_RG, reduction="sum")
+
+
+def both_directions(
+    divergence: Divergence, names: Names, teacher: str, id_B: Tensor, context: Context, gather: Gather
+) -> tuple[Tensor, Tensor]:
+    """Mean divergence of this rank's rows, image->text and text->image."""
+    id_G = context.gathered(id_B, gather)
+    labels = ("", f"{teacher}.")
+    scales = [names[label + "logit_scale"] for label in labels]
+    means = []
+    for side, other in (("image_features", "text_features"), ("text_features", "image_features")):
+        rows = [names[label + side] for label in labels]
+        columns = [context.columns(names[label + other], gather) for label in labels]
+        means.append(mean_over_rows(divergence, [*rows, id_B], [*columns, id_G, *scales], len(id_G)))
+    return means[0], means[1]
+
+
+def own_ids(names: Names, context: Context) -> Tensor:
+    """(B,) int64, different for every pair of every rank."""
+    pairs = len(names["image_features"])
+    return torch.arange(pairs, device=names["image_features"].device) + context.rank * pairs
 
 
 class HybridDistillation:
@@ -36,14 +79,9 @@ class HybridDistillation:
     def __call__(self, names: Names, context: Context) -> Loss:
         """Mean of the two directions' divergences."""
         spec = self.spec
-        hard = positives(names, context, spec.gather, spec.multi_positive)
-        hard = hard / hard.sum(dim=1, keepdim=True)
-        student = similarity_rows(names, context, spec.gather)
-        with torch.no_grad():
-            teacher = similarity_rows(names, context, spec.gather, f"{spec.teacher}.")
-            targets = [spec.hard * hard + (1 - spec.hard) * rows.softmax(dim=1) for rows in teacher]
-        parts = [row_divergence(target, rows) for target, rows in zip(targets, student, strict=True)]
-        return Loss((parts[0] + parts[1]) / 2, {"i2t": parts[0], "t2i": parts[1]})
+        ids = names["text_id"].to(names["image_features"].device) if spec.multi_positive else own_ids(names, context)
+        i2t, t2i = both_directions(Divergence(spec.hard, 1.0), names, spec.teacher, ids, context, spec.gather)
+        return Loss((i2t + t2i) / 2, {"i2t": i2t, "t2i": t2i})
 
 
 class SimilarityRows:
@@ -56,12 +94,9 @@ class SimilarityRows:
     def __call__(self, names: Names, context: Context) -> Loss:
         """Mean of the two directions' divergences; 0 with zero gradient when student = teacher."""
         spec = self.spec
-        student = similarity_rows(names, context, spec.gather)
-        with torch.no_grad():
-            teacher = similarity_rows(names, context, spec.gather, f"{spec.teacher}.")
-            targets = [(rows / spec.temperature).softmax(dim=1) for rows in teacher]
-        parts = [row_divergence(t, s / spec.temperature) for t, s in zip(targets, student, strict=True)]
-        return Loss((parts[0] + parts[1]) / 2 * spec.temperature**2, {"i2t": parts[0], "t2i": parts[1]})
+        soft = Divergence(0.0, spec.temperature)
+        i2t, t2i = both_directions(soft, names, spec.teacher, own_ids(names, context), context, spec.gather)
+        return Loss((i2t + t2i) / 2 * spec.temperature**2, {"i2t": i2t, "t2i": t2i})
 
 
 class FeatureCosine:

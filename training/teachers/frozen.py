@@ -21,7 +21,8 @@ class FrozenTowers:
     def targets(self, batch: Batch) -> Mapping[str, Tensor]:
         """One forward pass without gradient."""
         self.towers.to(batch.image.device)
-        features = self.towers(batch.image, batch.text)
+        text = self.towers.trimmed(batch.text).to(batch.image.device)
+        features = self.towers(self.towers.normalise(batch.image), text)
         return {name: features[name] for name in ("image_features", "text_features", "logit_scale")}
 
     def digest(self) -> str:

@@ -1,0 +1,171 @@
+"""One picture from file bytes to a square of uint8 pixels: decoded, transparency on white, cropped, resized.
+
+`exact` gives the very pixels of open_clip's transforms (Pillow, bicubic). `fast` decodes JPEG with libjpeg-turbo, at a
+half, a quarter or an eighth of its size where that still has the pixels the crop needs, and resizes with torch's uint8
+kernel, which is Pillow's algorithm on wide registers: pixels differ by rounding, and by the DCT's own low-pass where
+the picture was decoded smaller.
+Shapes: B pairs, H height, W width, T tries of one crop; `side` is that of the towers' input.
+"""
+
+import io
+import math
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import simplejpeg
+import torch
+from PIL import Image
+
+from training.specs import Augment
+
+Pixels = npt.NDArray[np.uint8]
+Floats = npt.NDArray[np.float64]
+UNREADABLE = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)  # what a broken picture raises
+_TRIES = 10  # of a crop that must lie inside the picture, as in torchvision's RandomResizedCrop
+CROP_DRAWS = 2 * _TRIES + 2
+_JPEG = b"\xff\xd8\xff"
+_SHRINKS = (8, 4, 2)  # the scales between them decode slower than the whole picture, and farther from its pixels
+
+
+class Box(NamedTuple):
+    """A rectangle in pixels."""
+
+    left: int
+    top: int
+    width: int
+    height: int
+
+
+class Crop(NamedTuple):
+    """A random resized crop, drawn before the picture's size is known."""
+
+    shapes: Floats  # (T, 2): width and height in units of the square root of the picture's area
+    x: float  # place between the borders, in [0, 1)
+    y: float
+    ratio: tuple[float, float]  # limits of width / height
+
+    def box(self, width: int, height: int) -> Box:
+        """The first try that lies inside a picture of this size, else its largest central part within `ratio`."""
+        unit = math.sqrt(width * height)
+        for across, down in self.shapes.tolist():
+            w, h = round(unit * across), round(unit * down)
+            if 0 < w <= width and 0 < h <= height:
+                return Box(int(self.x * (width - w + 1)), int(self.y * (height - h + 1)), w, h)
+        low, high = self.ratio
+        w, h = min(width, round(height * high)), min(height, round(width / low))
+        return Box((width - w) // 2, (height - h) // 2, w, h)
+
+
+def crops(augment: Augment, draws_BD: Floats) -> list[Crop]:
+    """A crop for each row of CROP_DRAWS uniform numbers in [0, 1): torchvision's RandomResizedCrop, before its picture.
+
+    Areas are fractions of the whole picture, uniform in `crop_scale`; width / height is log-uniform in `crop_ratio`.
+    """
+    low, high = augment.crop_scale
+    area_BT = low + (high - low) * draws_BD[:, :_TRIES]
+    shortest, longest = np.log(augment.crop_ratio)
+    ratio_BT = np.exp(shortest + (longest - shortest) * draws_BD[:, _TRIES : 2 * _TRIES])
+    shapes_BT2 = np.stack([np.sqrt(area_BT * ratio_BT), np.sqrt(area_BT / ratio_BT)], axis=2)
+    places = draws_BD[:, 2 * _TRIES :].tolist()
+    return [Crop(shapes_T2, x, y, augment.crop_ratio) for shapes_T2, (x, y) in zip(shapes_BT2, places, strict=True)]
+
+
+def exact_picture(content: bytes, crop: Crop | None, out: Pixels) -> None:
+    """Put the pixels of open_clip's transform for this crop into `out` (side, side, 3); None: its validation transform.
+
+    Raises:
+        OSError, ValueError, SyntaxError, DecompressionBombError: not a readable picture (`UNREADABLE`).
+    """
+    image, side = open_picture(content), len(out)
+    if crop:
+        left, top, width, height = crop.box(*image.size)
+        cut = image.crop((left, top, left + width, top + height))
+        out[:] = np.asarray(cut.resize((side, side), Image.Resampling.BICUBIC))
+        return
+    size = _shorter_side_to(side, *image.size)
+    if image.size != size:
+        image = image.resize(size, Image.Resampling.BICUBIC)
+    out[:] = _central(np.asarray(image), side)
+
+
+def fast_picture(content: bytes, crop: Crop | None, out: Pixels) -> None:
+    """Put pixels close to those of `exact_picture` into `out` (side, side, 3); raises what it raises."""
+    size, side = _jpeg_size(content), len(out)
+    if size is None:
+        image = open_picture(content)
+        return _fit(np.array(image), image.size, crop, out)
+    width, height = size
+    box = crop.box(width, height) if crop else Box(0, 0, min(size), min(size))
+    shrink = next((factor for factor in _SHRINKS if min(box.width, box.height) >= factor * side), 1)
+    try:
+        pixels = simplejpeg.decode_jpeg(content, "RGB", min_width=-(-width // shrink), min_height=-(-height // shrink))
+    except ValueError:  # damage that Pillow may forgive, and if not, explains
+        pixels = np.array(open_picture(content))
+    return _fit(pixels, size, crop, out)
+
+
+def open_picture(content: bytes) -> Image.Image:
+    """Decode with Pillow to RGB, transparency on white; raises `UNREADABLE`."""
+    with Image.open(io.BytesIO(content)) as picture:
+        if picture.mode in ("RGBA", "LA", "PA") or "transparency" in picture.info:
+            layer = picture.convert("RGBA")
+            return Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")
+        return picture.convert("RGB")
+
+
+def _jpeg_size(content: bytes) -> tuple[int, int] | None:
+    """(width, height) of a JPEG for libjpeg-turbo, None for what Pillow must read.
+
+    Raises:
+        DecompressionBombError: too many pixels, by the header, as Pillow itself would say.
+    """
+    if not content.startswith(_JPEG):
+        return None
+    try:
+        height, width, colours, _ = simplejpeg.decode_jpeg_header(content)
+    except ValueError:
+        return None
+    limit = Image.MAX_IMAGE_PIXELS
+    if limit and width * height > 2 * limit:
+        raise Image.DecompressionBombError(f"{width} x {height} pixels are above the limit of {2 * limit}")
+    return (width, height) if colours in ("YCbCr", "Gray", "RGB") else None
+
+
+def _fit(pixels_HW3: Pixels, size: tuple[int, int], crop: Crop | None, out: Pixels) -> None:
+    """Crop and resize pixels of a picture whose full `size` may be larger than they are."""
+    height, width = pixels_HW3.shape[:2]
+    if crop is None:
+        whole = np.empty((*_shorter_side_to(len(out), *size)[::-1], 3), np.uint8)
+        _resize(pixels_HW3, whole)
+        out[:] = _central(whole, len(out))
+        return
+    box = crop.box(*size)
+    across, down = width / size[0], height / size[1]
+    left, top = round(box.left * across), round(box.top * down)
+    right = max(left + 1, round((box.left + box.width) * across))
+    bottom = max(top + 1, round((box.top + box.height) * down))
+    _resize(pixels_HW3[top:bottom, left:right], out)
+
+
+def _resize(pixels_HW3: Pixels, out: Pixels) -> None:
+    """Resize to the shape of `out`: what `interpolate(mode="bicubic", antialias=True)` calls, without its output.
+
+    Allocating that, one piece of fresh pages a picture, costs half as much again as the resize.
+    """
+    # the kernel is a third slower on a view than on a contiguous copy, which costs a tenth of that
+    arrays = np.ascontiguousarray(pixels_HW3), out
+    source, target = (torch.from_numpy(array).permute(2, 0, 1)[None] for array in arrays)
+    torch.ops.aten._upsample_bicubic2d_aa.out(source, out.shape[:2], False, None, None, out=target)
+
+
+def _shorter_side_to(side: int, width: int, height: int) -> tuple[int, int]:
+    if width <= height:
+        return side, int(side * height / width)
+    return int(side * width / height), side
+
+
+def _central(pixels_HW3: Pixels, side: int) -> Pixels:
+    height, width = pixels_HW3.shape[:2]
+    top, left = round((height - side) / 2), round((width - side) / 2)
+    return pixels_HW3[top : top + side, left : left + side]
