@@ -44,7 +44,7 @@ def test_different_experts_differ_and_come_from_their_phases(world):
 def test_all_experts_chosen_is_the_softmax_weighted_sum():
     torch.manual_seed(0)
     experts = [torch.nn.Linear(4, 4) for _ in range(3)]
-    layer, x = ExpertMLP(experts, 4, 3), torch.randn(2, 5, 4)
+    layer, x = ExpertMLP(experts, 4, 3, torch.Generator()), torch.randn(2, 5, 4)
     weights = layer.router(x).softmax(-1)
     expected = sum(weights[..., n, None] * expert(x) for n, expert in enumerate(experts))
     assert torch.allclose(layer(x), expected, atol=1e-6)

@@ -20,11 +20,11 @@ _TOLERANCE = 1e-5
 class ExpertMLP(nn.Module):
     """k of E expert FFNs a token, weighted by the renormalised router softmax; only the chosen experts are computed."""
 
-    def __init__(self, experts: list[nn.Module], width: int, top_k: int) -> None:
+    def __init__(self, experts: list[nn.Module], width: int, top_k: int, random: torch.Generator) -> None:
         super().__init__()
         self.experts = nn.ModuleList(experts)
         self.router = nn.Linear(width, len(experts), bias=False)
-        nn.init.normal_(self.router.weight, std=0.02)
+        nn.init.normal_(self.router.weight, std=0.02, generator=random)
         self.top_k = top_k
         self.exposed: dict[str, Tensor] = {}
 
@@ -71,10 +71,11 @@ def _blocks(towers: Towers, spec_image: int | None, spec_text: int | None) -> li
 def _mixture(towers: Towers, layout: dict[str, Any]) -> Towers:
     """A copy of `towers` with expert FFNs, every expert a copy of the dense FFN."""
     mixed = copy.deepcopy(towers)
+    random = torch.Generator().manual_seed(0)  # the same on every rank and after every restart
     for block in _blocks(mixed, layout["image_layers"], layout["text_layers"]):
         dense: Any = block.mlp
         experts = [copy.deepcopy(dense) for _ in range(layout["num_experts"])]
-        block.mlp = ExpertMLP(experts, dense.c_fc.in_features, layout["top_k"])
+        block.mlp = ExpertMLP(experts, dense.c_fc.in_features, layout["top_k"], random)
     mixed.layout = (*towers.layout, layout)
     return mixed
 
