@@ -13,8 +13,9 @@ from data.selection import read_split, uids_of
 from data.shards import CaptionLayer, ShardSet
 from data.stage import Outcome, Work
 from training.loading import PairStore
+from training.pictures import Pixels
 from training.specs import EmbedSpec, Prompts
-from training.towers import Pixels, Towers, load_towers
+from training.towers import Towers, load_towers
 
 
 def embed_images(

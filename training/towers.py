@@ -6,7 +6,6 @@ A checkpoint holds `open_clip_config.json` and either `open_clip_model.safetenso
 Shapes: B pairs or texts, C channels, H height, W width, L tokens, D embed_dim.
 """
 
-import io
 import json
 import logging
 import tempfile
@@ -17,11 +16,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import open_clip
 import torch
 from open_clip.transformer import TextTransformer
-from PIL import Image
 from torch import Tensor, nn
 
 from data import storage
@@ -29,13 +26,13 @@ from data.artifacts import open_artifact
 from data.errors import ModelError, nearest
 from data.features import Floats
 from data.stage import Outcome, Work
+from training.pictures import Pixels
 from training.specs import ModelSpec
 
 CONFIG_NAME = "open_clip_config.json"
 WEIGHTS_NAME = "open_clip_model.safetensors"
 OWN_WEIGHTS_NAME = "clipworks_model.safetensors"
 OWN_CONFIG_NAME = "clipworks.json"
-Pixels = npt.NDArray[np.uint8]
 
 
 class Towers(nn.Module):
@@ -259,30 +256,6 @@ def load_towers(uri: str) -> Towers:
     except RuntimeError as error:
         raise ModelError(f"{uri}: weights do not fit {CONFIG_NAME}: {_first_line(error)}") from error
     return towers.eval()
-
-
-def decode_image(content: bytes, side: int) -> Pixels:
-    """Decode a picture to uint8 (side, side, 3): transparency on white, bicubic to the shorter side, centre crop.
-
-    The same pixels as open_clip's validation transform for opaque pictures (Resize bicubic on PIL images, CenterCrop).
-    """
-    with Image.open(io.BytesIO(content)) as picture:
-        image = _on_white(picture)
-    width, height = image.size
-    if (width, height) != (side, side):
-        scale = side / min(width, height)
-        size = (side, int(side * height / width)) if width <= height else (int(side * width / height), side)
-        image = image.resize(size, Image.Resampling.BICUBIC) if scale != 1 else image
-        left, top = round((image.width - side) / 2), round((image.height - side) / 2)
-        image = image.crop((left, top, left + side, top + side))
-    return np.array(image, dtype=np.uint8)  # a writable copy: torch warns of views that are not
-
-
-def _on_white(picture: Image.Image) -> Image.Image:
-    if picture.mode in ("RGBA", "LA", "PA") or "transparency" in picture.info:
-        layer = picture.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")
-    return picture.convert("RGB")
 
 
 def checkpoint_outcome(towers: Towers, **metrics: Any) -> Outcome:

@@ -12,7 +12,14 @@ import torch
 from PIL import Image
 
 from data.errors import ArtifactError, ModelError
-from training.towers import create_towers, decode_image, load_towers, save_towers
+from training.pictures import exact_picture
+from training.towers import create_towers, load_towers, save_towers
+
+
+def decoded(content, side):
+    pixels = np.empty((side, side, 3), np.uint8)
+    exact_picture(content, None, pixels)
+    return pixels
 
 
 def test_open_clip_loads_our_checkpoint_and_agrees(world, tmp_path):
@@ -28,7 +35,7 @@ def test_open_clip_loads_our_checkpoint_and_agrees(world, tmp_path):
             model.encode_text(tokenizer(["a red bar"]), normalize=True),
         )
     ours = load_towers(str(tmp_path))
-    assert np.abs(ours.encode_images(decode_image(content, 16)[None]) - theirs[0].numpy()).max() < 1e-6
+    assert np.abs(ours.encode_images(decoded(content, 16)[None]) - theirs[0].numpy()).max() < 1e-6
     assert np.abs(ours.encode_texts(["a red bar"]) - theirs[1].numpy()).max() < 1e-6
 
 
@@ -39,7 +46,7 @@ def test_decoding_gives_the_pixels_of_open_clips_validation_transform(size):
     Image.fromarray(random).save(sink, "PNG")
     transform = open_clip.image_transform(16, is_train=False, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
     expected = (transform(Image.open(io.BytesIO(sink.getvalue()))) * 255).round().permute(1, 2, 0).numpy()
-    assert np.array_equal(decode_image(sink.getvalue(), 16), expected.astype(np.uint8))
+    assert np.array_equal(decoded(sink.getvalue(), 16), expected.astype(np.uint8))
 
 
 @pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
@@ -48,7 +55,7 @@ def test_transparency_is_laid_on_white(mode):
     picture = picture.convert(mode) if mode != "P" else picture.quantize()
     sink = io.BytesIO()
     picture.save(sink, "PNG")
-    assert decode_image(sink.getvalue(), 16).min() == 255
+    assert decoded(sink.getvalue(), 16).min() == 255
 
 
 def test_same_seed_same_weights(world):
