@@ -4,7 +4,6 @@ Entries are sorted and distinct, so that an entry's id depends on nothing but th
 """
 
 import importlib
-import json
 import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -14,6 +13,7 @@ from typing import Any, NamedTuple
 from data import storage
 from data.errors import BackendError, RecipeError
 from data.match import Mode, space_relaxed, tokens
+from data.pools.text import parse_json
 from data.specs import Bigrams, EntryFile, Metadata, PoolNgrams, WordFrequencies, WordNet
 
 
@@ -115,7 +115,8 @@ def _wordnet(_spec: WordNet, _captions: Sequence[str], _mode: Mode) -> set[str]:
 def _entry_file(spec: EntryFile, _captions: Sequence[str], _mode: Mode) -> set[str]:
     try:
         text = storage.read_bytes(spec.path).decode("utf-8-sig")
-        entries = json.loads(text) if spec.path.endswith(".json") else text.replace("\r\n", "\n").split("\n")
+        is_list = spec.path.endswith(".json")
+        entries = parse_json(text.encode()) if is_list else text.replace("\r\n", "\n").split("\n")
     except ValueError as error:  # not UTF-8, not JSON
         raise RecipeError(f"{spec.path}: not an entry file ({error}); give UTF-8 text or a .json list") from error
     if not isinstance(entries, list) or not all(isinstance(entry, str) for entry in entries):

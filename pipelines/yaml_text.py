@@ -18,9 +18,22 @@ _RULES: list[tuple[str, re.Pattern[str], list[str]]] = [
     ("tag:yaml.org,2002:float", _NUMBER, list("-+.0123456789")),
 ]
 
+_DEEPEST = 50  # levels; a recipe has about ten
+
 
 class _Loader(yaml.SafeLoader):
     yaml_implicit_resolvers: ClassVar[dict[str, Any]] = {}  # type: ignore[misc]
+    depth = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        """Refuses what would recurse to the interpreter's limit: finalizers that run there fail with it."""
+        self.depth += 1
+        if self.depth > _DEEPEST:
+            where = self.peek_event().start_mark
+            raise yaml.composer.ComposerError(None, None, f"nested deeper than {_DEEPEST} levels", where)
+        node: yaml.Node | None = super().compose_node(parent, index)
+        self.depth -= 1
+        return node
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen = set()
@@ -70,7 +83,7 @@ def parse_yaml(text: str, origin: str) -> Any:
         mark = error.problem_mark or error.context_mark
         where = f"line {mark.line + 1}, column {mark.column + 1}" if mark else "somewhere"
         raise RecipeError(f"{origin}: {where}: not valid YAML: {error.problem or error.context}") from error
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
+    except (yaml.YAMLError, ValueError) as error:
         raise RecipeError(f"{origin}: not valid YAML: {' '.join(str(error).split())}") from error
 
 

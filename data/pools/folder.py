@@ -7,7 +7,6 @@ the other columns of its first row are its metadata. Values of csv and tsv stay 
 import csv
 import hashlib
 import io
-import json
 import posixpath
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -17,7 +16,7 @@ import pyarrow as pa
 from data import storage
 from data.errors import RecipeError, ShardError, nearest
 from data.pools import Dropped, Plan, Planned
-from data.pools.text import caption_problem, clean_json, is_writable_uid
+from data.pools.text import caption_problem, clean_json, is_writable_uid, parse_json
 from data.shards import IMAGE_EXTENSIONS, read_parquet
 from data.sources import extension_of, list_images
 from data.specs import FolderPool
@@ -143,8 +142,8 @@ def _jsonl_rows(content: bytes, dropped: list[Dropped]) -> Iterator[Row]:
         if not line.strip():
             continue
         try:
-            row = json.loads(line)
-        except (ValueError, RecursionError):
+            row = parse_json(line)
+        except ValueError:
             row = None
         if isinstance(row, dict):
             yield row

@@ -1,7 +1,13 @@
 """What a caption, a uid and metadata may hold, the same for every pool."""
 
+import json
 import math
+import re
+from itertools import accumulate
 from typing import Any
+
+_DEEPEST = 100  # levels of JSON inside JSON; img2dataset's have two
+_BRACKETS = re.compile(rb'"(?:[^"\\]|\\.)*+"?|[\[{]|[\]}]', re.DOTALL)
 
 
 def is_utf8(text: str) -> bool:
@@ -32,6 +38,20 @@ def is_writable_uid(uid: str) -> bool:
 def printable(name: str) -> str:
     """A member's name as it may stand in a table or a message."""
     return name.encode("utf-8", "backslashreplace").decode()
+
+
+def parse_json(content: bytes) -> Any:
+    """Value of a JSON text from outside.
+
+    Raises:
+        ValueError: not JSON, or nested deeper than a hundred levels: a parser that recurses to the interpreter's
+            limit would take whatever runs inside it, the finalizers of unrelated objects, down with it.
+    """
+    if content.count(b"[") + content.count(b"{") > _DEEPEST:
+        steps = ({b"[": 1, b"{": 1, b"]": -1, b"}": -1}.get(found[0], 0) for found in _BRACKETS.finditer(content))
+        if max(accumulate(steps), default=0) > _DEEPEST:
+            raise ValueError(f"nested deeper than {_DEEPEST} levels")
+    return json.loads(content)
 
 
 def clean_json(value: Any) -> Any:

@@ -17,7 +17,7 @@ from data.pools import Dropped
 from data.pools.image import image_problem, max_image_bytes
 from data.pools.packed import Packed, resume
 from data.pools.tar import DAMAGE, Member, Tape, walk
-from data.pools.text import caption_problem, clean_json, is_utf8, printable
+from data.pools.text import caption_problem, clean_json, is_utf8, parse_json, printable
 from data.shards import CAPTION_SCHEMA, IMAGE_EXTENSIONS, INDEX_SCHEMA, Shard, read_parquet, write_parquet
 from data.sources import list_tars
 from data.specs import IngestSpec, ShardPool
@@ -144,8 +144,8 @@ def _document(member: Member | None, shard: str, dropped: list[Dropped]) -> dict
     if member is None:
         return {}
     try:
-        document = json.loads(member.payload) if member.payload is not None else None
-    except (ValueError, RecursionError):
+        document = parse_json(member.payload) if member.payload is not None else None
+    except ValueError:
         document = None
     if isinstance(document, dict):
         return document

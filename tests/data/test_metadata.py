@@ -67,6 +67,7 @@ def test_relaxed_entries_spaced_alike_are_one(tmp_path):
         ("a.json", b'{"dog": 1}', "not a JSON list of strings"),
         ("a.json", b"[1, 2]", "not a JSON list of strings"),
         ("a.json", b"[", "not an entry file"),
+        ("a.json", b"[" * 100_000, "nested deeper"),
         ("a.txt", b"\xff\xfe\x00dog", "not an entry file"),
         ("a.txt", b"\n\n", "gives no entry"),
     ],

@@ -139,6 +139,8 @@ NOT_RECIPES = [
     ("name: !!python/object:os.system x", ["not valid YAML", "line 1"]),
     ("name: a\n---\nname: b", ["not valid YAML"]),
     ('{"name": "a",', ["not valid YAML"]),
+    ("[" * 100_000, ["line 1, column 51", "nested deeper than 50 levels"]),
+    ("- " * 1000 + "a", ["nested deeper than 50 levels"]),
 ]
 
 
