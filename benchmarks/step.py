@@ -54,6 +54,7 @@ class OpenClip:
 
     def __init__(self, towers: Towers, batches: list[Batch], precision: str) -> None:
         self.model = copy.deepcopy(towers.model)
+        self.model.output_dict = True  # as its command line asks of create_model
         named = [(name, p) for name, p in self.model.named_parameters() if p.requires_grad]
         plain = [p for name, p in named if p.ndim < 2 or any(part in name for part in ("bn", "ln", "bias"))]
         rest = [p for _, p in named if all(p is not other for other in plain)]
