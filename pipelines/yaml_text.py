@@ -29,7 +29,7 @@ class _Loader(yaml.SafeLoader):
         """Refuses what would recurse to the interpreter's limit: finalizers that run there fail with it."""
         self.depth += 1
         if self.depth > _DEEPEST:
-            where = self.peek_event().start_mark
+            where = self.peek_event().start_mark  # type: ignore[no-untyped-call]
             raise yaml.composer.ComposerError(None, None, f"nested deeper than {_DEEPEST} levels", where)
         node: yaml.Node | None = super().compose_node(parent, index)
         self.depth -= 1
