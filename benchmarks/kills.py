@@ -32,7 +32,7 @@ from data import storage
 from data.artifacts import Output, Record
 from data.events import Events, read_events
 from data.place import Place
-from data.selection import ENTRY_SCHEMA, SELECTION_SCHEMA, write_selection, write_split
+from data.selection import SELECTION_SCHEMA, write_selection, write_split
 from training.fit import run_rank
 from training.phases import Job
 from training.specs import AdamW, InfoNCE, Phase, Term, TrainSpec, Validation
@@ -197,15 +197,13 @@ def make_parents(root: str) -> dict[str, str]:
     pairs = commit("pairs", "shard_set", lambda uri: write_pairs(uri, 96, side=48))
     uids = open_shard_set(pairs).index()["uid"].to_pylist()
     split = pa.table({"uid": uids, "split": ["val" if number < 16 else "train" for number in range(len(uids))]})
-    rest = {"reason": "", "p_keep": 1.0, "draw": 0.0, "entries": []}
+    rest = {"reason": "", "p_keep": 1.0, "draw": 0.0}
     rows = [{"uid": uid, "kept": number >= 16, **rest} for number, uid in enumerate(uids)]
     selection = pa.Table.from_pylist(rows, SELECTION_SCHEMA)
     return {
         "init": commit("init", "checkpoint", lambda uri: save_towers(create_towers(_TOWERS), uri)),
         "pairs": pairs,
-        "selection": commit(
-            "selection", "selection", lambda uri: write_selection(uri, selection, ENTRY_SCHEMA.empty_table())
-        ),
+        "selection": commit("selection", "selection", lambda uri: write_selection(uri, selection)),
         "validation.split": commit("split", "split", lambda uri: write_split(uri, split)),
     }
 

@@ -25,7 +25,7 @@ from data import storage
 from data.artifacts import Output, Record
 from data.events import Events, read_events
 from data.place import Place
-from data.selection import ENTRY_SCHEMA, SELECTION_SCHEMA, write_selection
+from data.selection import SELECTION_SCHEMA, write_selection
 from training.phases import Job
 from training.specs import AdamW, InfoNCE, Phase, Term, TrainSpec
 
@@ -48,13 +48,12 @@ def make_parents(root: str, pairs: int) -> dict[str, str]:
 
     shard_set = commit("pairs", "shard_set", lambda uri: write_pairs(uri, pairs, side=96))
     uids = open_shard_set(shard_set).index()["uid"].to_pylist()
-    none = {"kept": True, "reason": "", "p_keep": 1.0, "draw": 0.0, "entries": []}
+    none = {"kept": True, "reason": "", "p_keep": 1.0, "draw": 0.0}
     table = pa.Table.from_pylist([{"uid": uid, **none} for uid in uids], SELECTION_SCHEMA)
-    entries = ENTRY_SCHEMA.empty_table()
     return {
         "init": commit("init", "checkpoint", lambda uri: save_towers(create_towers(_TOWERS), uri)),
         "pairs": shard_set,
-        "selection": commit("selection", "selection", lambda uri: write_selection(uri, table, entries)),
+        "selection": commit("selection", "selection", lambda uri: write_selection(uri, table)),
     }
 
 

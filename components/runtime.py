@@ -18,9 +18,10 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from data.curation.specs import CurateSpec, DedupSpec, InspectSpec, MatchSpec
 from data.errors import BackendError, RecipeError, UserError
 from data.place import Place
-from data.specs import CurateSpec, IngestSpec, RewriteSpec, SplitSpec
+from data.specs import IngestSpec, RewriteSpec, SplitSpec
 from data.stage import StageSpec, run_stage
 from evaluation.specs import EvaluateSpec, ReportSpec
 from training.specs import EmbedSpec, ModelSpec, TrainSpec
@@ -28,6 +29,9 @@ from training.specs import EmbedSpec, ModelSpec, TrainSpec
 SPECS: dict[str, type[StageSpec]] = {
     "ingest": IngestSpec,
     "split": SplitSpec,
+    "inspect": InspectSpec,
+    "dedup": DedupSpec,
+    "match": MatchSpec,
     "curate": CurateSpec,
     "rewrite": RewriteSpec,
     "model": ModelSpec,
@@ -41,7 +45,8 @@ RAY_FILE = "CLIPWORKS_RAY_FILE"  # appears when the run's own Ray is up; a stage
 TRACKED = "CLIPWORKS_TRACKED"  # set when another process follows the events, so that this one must not track
 RUN_NAME = "CLIPWORKS_RUN"  # the run's name, by which tracking groups its stages
 RUN_VARIABLES = (FAILURE_FILE, RAY_FILE, TRACKED, RUN_NAME)
-RAY_KINDS = ("train",)
+_RAY_KINDS = ("train",)
+_SHARDWISE_KINDS = ("ingest", "inspect", "dedup", "match", "curate")  # on Ray where the place has data_workers
 _PR_SET_PDEATHSIG = 1
 _RAY_SECONDS = 300.0  # three attempts of 30 s and the imports between
 
@@ -69,7 +74,7 @@ def run_component(kind: str, name: str, config: str, parents: str, place: str) -
         end_with_parent()
     try:
         spec, where = _parsed(SPECS[kind], config), _parsed(Place, place)
-        if kind in RAY_KINDS and RAY_FILE in os.environ:
+        if needs_ray(kind, where) and RAY_FILE in os.environ:
             os.environ.update(wait_for_ray(Path(os.environ[RAY_FILE])))
         uris = parse_parents(parents)
         with _tracking(name, spec, uris, where):
@@ -77,6 +82,11 @@ def run_component(kind: str, name: str, config: str, parents: str, place: str) -
     except BaseException as error:
         _record_failure(name, error)
         raise
+
+
+def needs_ray(kind: str, place: Place) -> bool:
+    """Whether a stage of this kind works on Ray there."""
+    return kind in _RAY_KINDS or (place.data_workers > 0 and kind in _SHARDWISE_KINDS)
 
 
 def _parsed(spec: Any, text: str) -> Any:

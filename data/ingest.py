@@ -27,7 +27,7 @@ def run(spec: IngestSpec, work: Work) -> Outcome:
         ShardError: no pair of the pool is usable.
     """
     if isinstance(spec.pool, ShardPool):
-        from data.pools.webdataset import index_shards
+        from data.pools.tars import index_shards
 
         card = {"title": "WebDataset shards, read where they lie", "licence": "not stated"}
         return _finish(index_shards(spec, spec.pool, work), [], work, card)

@@ -17,6 +17,11 @@ class Place(Spec):
     """Where to run: storage root, processes, devices, image, services. Credentials come from the environment only."""
 
     root: str = Field(default="runs", description="folder or s3:// prefix that holds all artifacts")
+    data_workers: int = Field(
+        default=0,
+        ge=0,
+        description="processes of a data stage (Ray Data tasks of a CPU each); 0: its own",
+    )
     train_workers: int = Field(default=1, ge=1, description="processes of a training stage (Ray Train workers)")
     cpus_per_worker: int = Field(default_factory=usable_cpus, ge=1, description="CPU threads each")
     gpus_per_worker: int = Field(default=0, ge=0, description="GPUs each (NCCL and bf16 become available above 0)")

@@ -9,12 +9,14 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from data import storage
+from data.curation.specs import EntryFile, Metadata, PageTitles, Unigrams, WordNet
 from data.errors import RecipeError, ShardError
 from data.spec import digest
-from data.specs import EmojiPool, EntryFile, FolderPool, Metadata, Pool, ShardPool
+from data.specs import EmojiPool, FolderPool, Pool, ShardPool
 
 WHOLE_POOL_BYTES = 256 << 20  # local pools below this are hashed whole
 EDGE_BYTES = 64 << 10
+WORDNET_FILES = ("data.noun", "data.verb", "data.adj", "data.adv")
 _REMOTE_READS = 32  # each waits for the network, not for a core
 
 
@@ -102,9 +104,29 @@ def _edges_digest(uri: str, size_bytes: int) -> str:
 
 
 def entry_files_identity(metadata: Iterable[Metadata]) -> dict[str, Any]:
-    """Digest of each entry file's content by its position in the metadata; empty if there is none."""
-    return {
-        str(position): file_digest(source.path, f"balance.metadata.{position}.path")
-        for position, source in enumerate(metadata)
-        if isinstance(source, EntryFile)
-    }
+    """Digest of what each metadata source reads from a file or folder, by its position; empty if none does.
+
+    Raises:
+        RecipeError: a file or folder is not there, with the field that names it.
+    """
+    identity: dict[str, Any] = {}
+    for position, source in enumerate(metadata):
+        if isinstance(source, EntryFile | Unigrams | PageTitles):
+            identity[str(position)] = file_digest(source.path, f"metadata.{position}.path")
+        elif isinstance(source, WordNet) and source.folder is not None:
+            files = wordnet_files(source.folder, f"metadata.{position}.folder")
+            identity[str(position)] = digest([storage.sha256(uri) for uri in files])
+    return identity
+
+
+def wordnet_files(folder: str, field: str) -> list[str]:
+    """WordNet's four database files in a folder.
+
+    Raises:
+        RecipeError: the folder or one of them is not there.
+    """
+    missing = ", ".join(name for name in WORDNET_FILES if not storage.exists(storage.join(folder, name)))
+    if missing:
+        told = f"no {missing} in {folder}" if storage.is_folder(folder) else f"no folder {folder}"
+        raise RecipeError(f"{field}: {told}; give the folder of WordNet's own {', '.join(WORDNET_FILES)}")
+    return [storage.join(folder, name) for name in WORDNET_FILES]

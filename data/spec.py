@@ -32,6 +32,9 @@ class Reference:
 
 ShardSetRef = Annotated[str, Reference("shard_set")]
 SplitRef = Annotated[str, Reference("split")]
+MatchesRef = Annotated[str, Reference("matches")]
+InspectionRef = Annotated[str, Reference("inspection")]
+DuplicatesRef = Annotated[str, Reference("duplicates")]
 SelectionRef = Annotated[str, Reference("selection")]
 CaptionLayerRef = Annotated[str, Reference("caption_layer")]
 CheckpointRef = Annotated[str, Reference("checkpoint")]

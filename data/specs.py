@@ -1,10 +1,10 @@
-"""What the data stages of a recipe are made of: pools, splits, metadata, balancing, rewriters. No torch, no ray."""
+"""What the data stages of a recipe are made of: pools, splits, rewriters. No torch, no ray."""
 
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from data.spec import Operational, SelectionRef, ShardSetRef, Spec, SplitRef
+from data.spec import Operational, SelectionRef, ShardSetRef, Spec
 from data.stage import StageFunction, StageSpec
 
 # ---------------------------------------------------------------------------------------------------------- pairs in
@@ -95,6 +95,7 @@ Holdout = Annotated[HoldoutValues | HoldoutFraction, Field(discriminator="by")]
 class SplitSpec(StageSpec):
     """Give every pair one split. Holdouts are tried in order, the first that applies wins; the rest is `train`."""
 
+    REVISION: ClassVar[int] = 2
     MAKES: ClassVar[str] = "split"
     kind: Literal["split"] = "split"
     pairs: ShardSetRef
@@ -104,84 +105,6 @@ class SplitSpec(StageSpec):
     def build(self) -> StageFunction:
         """The split function."""
         from data.split import run
-
-        return run
-
-
-# ------------------------------------------------------------------------------------------------------------ curate
-
-
-class PoolNgrams(Spec):
-    """Entries from the pool's own captions: n-grams of at most `max_words` seen at least `min_count` times."""
-
-    source: Literal["pool_ngrams"] = "pool_ngrams"
-    max_words: int = Field(default=2, ge=1, le=8)
-    min_count: int = Field(default=5, ge=1)
-
-
-class WordFrequencies(Spec):
-    """The `top` most frequent words of a language (package wordfreq)."""
-
-    source: Literal["wordfreq"] = "wordfreq"
-    language: str = "en"
-    top: int = Field(default=50_000, ge=1)
-
-
-class Bigrams(Spec):
-    """English bigrams with pointwise mutual information of at least `min_pmi` bits (package symspellpy's counts)."""
-
-    source: Literal["bigrams"] = "bigrams"
-    min_pmi: float = 5.0
-
-
-class WordNet(Spec):
-    """WordNet synset names, where NLTK and its wordnet corpus are installed."""
-
-    source: Literal["wordnet"] = "wordnet"
-
-
-class EntryFile(Spec):
-    """A text file with one entry a line (or a JSON list), spaces kept."""
-
-    source: Literal["file"] = "file"
-    path: Annotated[str, Operational]
-
-
-Metadata = Annotated[PoolNgrams | WordFrequencies | Bigrams | WordNet | EntryFile, Field(discriminator="source")]
-
-
-class Balance(Spec):
-    """MetaCLIP's balancing (arXiv 2309.16671).
-
-    p_e = min(1, t / c_e), P(keep) = 1 - prod(1 - p_e) over matched entries.
-    """
-
-    metadata: tuple[Metadata, ...] = Field(min_length=1)
-    matching: Literal["exact", "relaxed"] = "exact"
-    t: int = Field(ge=1, description="entries with fewer matches than this are always kept")
-
-
-class CurateSpec(StageSpec):
-    """Choose the pairs to train on: a selection with each pair's keep probability, draw, matched entries and reason."""
-
-    MAKES: ClassVar[str] = "selection"
-    kind: Literal["curate"] = "curate"
-    pairs: ShardSetRef
-    split: SplitRef
-    splits: tuple[str, ...] = ("train",)
-    caption_source: str = "alt"
-    balance: Balance | None = Field(default=None, description="None keeps every pair of the splits")
-    seed: int = 0
-
-    def source_identity(self) -> dict[str, Any]:
-        """Digest of the user's entry files."""
-        from data.sources import entry_files_identity
-
-        return entry_files_identity(self.balance.metadata if self.balance else ())
-
-    def build(self) -> StageFunction:
-        """The curate function."""
-        from data.curate import run
 
         return run
 

@@ -41,7 +41,7 @@ def _require_same(artifact: Artifact, role: str, expected: Artifact) -> None:
 
 
 def _require_disjoint(selection: Artifact, evaluated: Mapping[str, Sequence[str]]) -> None:
-    kept = set(kept_uids(selection))
+    kept = set(kept_uids(selection).to_pylist())
     for name, uids in evaluated.items():
         leaked = sorted(kept.intersection(uids))
         if leaked:

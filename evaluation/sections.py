@@ -28,7 +28,7 @@ _FACTS = {
     "t": "t (an entry with fewer matches keeps them all)",
     "entries": "metadata entries",
     "entries_matched": "entries that match a caption",
-    "head_entries": "head entries (t or more matches)",
+    "head_entries": "head entries (more than t matches)",
     "tail_entries": "tail entries",
     "head_match_fraction": "share of matches that fall on the head",
     "matched_fraction": "share of captions that match an entry",

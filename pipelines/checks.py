@@ -6,8 +6,9 @@ Each misfit is one line, said before anything runs.
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from data.curation.specs import CurateSpec, DedupSpec, MatchSpec
 from data.errors import RecipeError, nearest
-from data.specs import CurateSpec, RewriteSpec, SplitSpec
+from data.specs import RewriteSpec, SplitSpec
 from data.stage import StageSpec
 from evaluation.specs import EvaluateSpec, ReportSpec, ZeroShot
 from training.specs import ClusterSampler, EmbedSpec, Phase, TrainSpec, Upcycle, Validation
@@ -62,8 +63,10 @@ def check_stages(stages: Stages) -> None:
         place = f"stages.{name}"
         if isinstance(stage, TrainSpec):
             _check_train(place, stage, stages)
-        elif isinstance(stage, CurateSpec | EmbedSpec):
+        elif isinstance(stage, CurateSpec | EmbedSpec | MatchSpec | DedupSpec):
             _check_splits(place, stage.splits, _splits_of(stages, stage.split))
+            if isinstance(stage, CurateSpec):
+                _check_curate(place, stage, stages)
         elif isinstance(stage, EvaluateSpec):
             _check_evaluate(place, stage, stages)
         elif isinstance(stage, ReportSpec):
@@ -86,6 +89,29 @@ def _check_splits(place: str, splits: tuple[str, ...], known: list[str]) -> None
         raise RecipeError(f"{place}.splits: []: name at least one of {', '.join(known)}")
     for number, split in enumerate(splits):
         _need(f"{place}.splits.{number}", split, known, "no such split")
+
+
+def _check_curate(place: str, stage: CurateSpec, stages: Stages) -> None:
+    """Filters have what they read; what is balanced was matched, and by the same captions."""
+    for number, spec in enumerate(stage.filters):
+        role = getattr(spec, "READS", None)
+        if role is not None and getattr(stage, role) is None:
+            makes = "inspect" if role == "inspection" else "embed"
+            raise RecipeError(
+                f"{place}.filters.{number}: {spec.filter!r}: reads {role}; add a stage of kind {makes!r} "
+                f"and name it as {place}.{role}"
+            )
+    matches = stage.balance.matches if stage.balance else None
+    for role, name in (("balance.matches", matches), ("duplicates", stage.duplicates)):
+        made = stages.get(name) if name else None
+        if not isinstance(made, MatchSpec | DedupSpec):
+            continue
+        for field in ("pairs", "split", "caption_source"):
+            ours, theirs = getattr(stage, field), getattr(made, field)
+            if ours != theirs:
+                raise RecipeError(f"{place}.{field}: {ours!r}: {role} {name!r} was made with {theirs!r}; use the same")
+        for number, split in enumerate(stage.splits):
+            _need(f"{place}.splits.{number}", split, list(made.splits), f"not among the splits of {name!r}")
 
 
 def _check_train(place: str, stage: TrainSpec, stages: Stages) -> None:

@@ -20,6 +20,7 @@ _EXAMPLES = """examples:
   clipworks compile mine.yaml -o pipeline.yaml      the same graph for a Kubeflow cluster
   clipworks ingest my/pictures --captions my/captions.csv --root runs
   clipworks verify runs/pairs-0123456789ab
+  clipworks why 1f600-Goog --root runs                which decisions about a pair, by what, and who trained on it
   clipworks search runs/pretrain-0123456789ab "red apple"
 """
 _PREFLIGHT_EXAMPLES = """examples:
@@ -137,6 +138,13 @@ def _add_pair_commands(add: _Add) -> None:
     verify.add_argument("folder", help="a shard set, or a folder of .tar files")
     verify.add_argument("--most", type=int, default=20, help="list at most so many problems (default: 20)")
     verify.set_defaults(do="verify")
+    why = add("why", help="say why a pair was kept or dropped, and what was trained on it")
+    why.add_argument("uid", help="the pair's uid")
+    why.add_argument("--run", help="look only at the artifacts of this run")
+    why.add_argument("--selection", metavar="FOLDER", help="explain by this selection only")
+    why.add_argument("--root", default="runs", help="folder or s3:// prefix of all artifacts (default: runs)")
+    why.add_argument("--json", action="store_true", help="print JSON")
+    why.set_defaults(do="why")
     search = add("search", help="find the pictures that fit a text best, with a trained checkpoint")
     search.add_argument("checkpoint", help="folder of a checkpoint artifact")
     search.add_argument("query", nargs="+", help="text to search for")

@@ -32,6 +32,18 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
+def why(options: argparse.Namespace) -> int:
+    """Say what was decided about a pair."""
+    from pipelines.why import as_text, explain, print_explanation
+
+    found = explain(options.root, options.uid, options.run, options.selection)
+    if options.json:
+        sys.stdout.write(as_text(found))
+    else:
+        print_explanation(found, sys.stdout.write, _console().width)
+    return 0
+
+
 def plan(options: argparse.Namespace) -> int:
     """Say what a run would do."""
     recipe, place = _recipe(options), _place(options)

@@ -16,7 +16,7 @@ from typing import NoReturn
 from rich.console import Console
 from rich.table import Table
 
-from components.runtime import RAY_KINDS
+from components.runtime import needs_ray
 from data import storage
 from data.artifacts import Artifact, open_artifact
 from data.errors import UserError
@@ -125,7 +125,7 @@ def _write_job(recipe: Recipe, place: Place, workspace: Workspace, plans: list[S
         "ray": str(workspace.ray),
         "kfp": str(workspace.kfp),
         "tracking": str(tracking),
-        "needs_ray": any(plan.kind in RAY_KINDS for plan in to_run),
+        "needs_ray": any(needs_ray(plan.kind, place) for plan in to_run),
     }
     workspace.job.write_text(json.dumps(job))
 

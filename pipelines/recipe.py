@@ -10,9 +10,10 @@ from typing import Annotated, Any, Self
 
 from pydantic import Field, ValidationError, model_validator
 
+from data.curation.specs import CurateSpec, DedupSpec, InspectSpec, MatchSpec
 from data.errors import RecipeError, nearest
 from data.spec import Spec
-from data.specs import CurateSpec, IngestSpec, RewriteSpec, SplitSpec
+from data.specs import IngestSpec, RewriteSpec, SplitSpec
 from evaluation.specs import EvaluateSpec, ReportSpec
 from pipelines import checks
 from pipelines.explain import explain, shown
@@ -20,7 +21,18 @@ from pipelines.yaml_text import parse_yaml, to_yaml
 from training.specs import EmbedSpec, ModelSpec, TrainSpec
 
 Stage = Annotated[
-    IngestSpec | SplitSpec | CurateSpec | RewriteSpec | ModelSpec | TrainSpec | EmbedSpec | EvaluateSpec | ReportSpec,
+    IngestSpec
+    | SplitSpec
+    | InspectSpec
+    | DedupSpec
+    | MatchSpec
+    | CurateSpec
+    | RewriteSpec
+    | ModelSpec
+    | TrainSpec
+    | EmbedSpec
+    | EvaluateSpec
+    | ReportSpec,
     Field(discriminator="kind"),
 ]
 NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,39}")

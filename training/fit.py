@@ -10,6 +10,7 @@ from typing import Any
 from data import errors, storage
 from data.errors import ModelError, UserError
 from data.place import Place
+from data.ray import connect
 from data.stage import Outcome, Work
 from training import preflight
 from training.loading import LostWorker
@@ -108,17 +109,6 @@ def fit(job: Job) -> None:
     TorchTrainer(
         train_worker, train_loop_config={"job": job}, scaling_config=scaling, run_config=config, torch_config=backend
     ).fit()
-
-
-def connect() -> None:
-    """Join the run's Ray (RAY_ADDRESS), or start one for this process."""
-    import ray
-
-    if not ray.is_initialized():
-        ray.init(
-            address=os.environ.get("RAY_ADDRESS"), log_to_driver=False, include_dashboard=False,
-            configure_logging=False,
-        )  # fmt: skip
 
 
 def train_worker(config: dict[str, Any]) -> None:

@@ -7,7 +7,7 @@ from components.image import IMAGE
 
 @dsl.component(base_image=IMAGE, install_kfp_package=False)  # type: ignore[untyped-decorator]
 def curate(name: str, config: str, parents: str, place: str) -> str:
-    """Choose the pairs to train on by MetaCLIP's balancing; write which stay, with what probability, and why."""
+    """Choose the pairs to train on: filters, duplicates, MetaCLIP's balancing; write which stay, and why."""
     from components.runtime import run_component
 
     return run_component("curate", name, config, parents, place)

@@ -7,9 +7,9 @@ import zlib
 
 from PIL import Image
 
-_FORMATS = ("JPEG", "PNG", "WEBP")
+FORMATS = ("JPEG", "PNG", "WEBP")
 # what PIL's readers raise on damaged input
-_DAMAGE = (
+DAMAGE = (
     OSError,
     SyntaxError,
     ValueError,
@@ -40,12 +40,12 @@ def image_problem(content: bytes, max_pixels: int, decode: bool = False) -> str:
             return _problem(content, max_pixels, decode)
     except Image.DecompressionBombError:
         return "image_too_large"
-    except _DAMAGE:
+    except DAMAGE:
         return "unreadable_image"
 
 
 def _problem(content: bytes, max_pixels: int, decode: bool) -> str:
-    with Image.open(io.BytesIO(content), formats=_FORMATS) as image:
+    with Image.open(io.BytesIO(content), formats=FORMATS) as image:
         if image.width * image.height > max_pixels:
             return "image_too_large"
         if decode:

@@ -5,23 +5,14 @@ Members belong together while their path up to the first dot of the file name st
 """
 
 import json
-from collections import Counter
 from collections.abc import Iterator, Mapping
-from functools import partial
 from typing import Any, NamedTuple
 
-import pyarrow as pa
-
-from data import storage
 from data.pools import Dropped
 from data.pools.image import image_problem, max_image_bytes
-from data.pools.packed import Packed, resume
-from data.pools.tar import DAMAGE, Member, Tape, walk
+from data.pools.tar import Member, Tape, walk
 from data.pools.text import caption_problem, clean_json, is_utf8, parse_json, printable
-from data.shards import CAPTION_SCHEMA, IMAGE_EXTENSIONS, INDEX_SCHEMA, Shard, read_parquet, write_parquet
-from data.sources import list_tars
-from data.specs import IngestSpec, ShardPool
-from data.stage import Work
+from data.shards import IMAGE_EXTENSIONS
 
 _MAX_JSON_BYTES = 1 << 20
 
@@ -174,44 +165,3 @@ def _captions(member: Member | None, document: Mapping[str, Any], limits: Limits
     if any(problems):
         raise _UnusableError(next(filter(None, problems)))
     return {"alt": found["alt"], **found} if "alt" in found else found
-
-
-def index_shards(spec: IngestSpec, pool: ShardPool, work: Work) -> list[Packed]:
-    """Index every tar of a pool and write its captions beside; of equal uids the first in order of tars is kept."""
-    tars, packed, seen = list_tars(pool.url), [], set[str]()
-    limits = Limits(spec.max_image_pixels, spec.max_caption_bytes)
-    for file, _ in work.events.track(tars, len(tars), "shards"):
-        uri, name = storage.join(storage.normalise(pool.url), file), file.removesuffix(".tar")
-        part = resume(work, name, partial(_index, uri, name, limits, seen, work))
-        if part.shard:
-            seen.update(read_parquet(work.out.at("index", f"{name}.parquet"), ["uid"])["uid"].to_pylist())
-        packed.append(part)
-    return packed
-
-
-def _index(uri: str, name: str, limits: Limits, seen: set[str], work: Work) -> Packed:
-    with storage.open_read(uri) as stream:
-        tape = Tape(stream, storage.size_bytes(uri))
-        contents = read_shard(tape, name, limits, seen)
-        shard = Shard(name, uri, len(contents.rows), tape.size, tape.sha256())
-    damage = Counter(row.reason for row in contents.dropped if row.reason in DAMAGE)
-    if damage:
-        found = ", ".join(f"{reason} {count}" for reason, count in damage.items())
-        work.events.message(f"{name}.tar is damaged ({found}): {len(contents.rows)} good pairs are kept")
-    counts = {"damaged_shards": int(bool(damage)), "ignored_members": contents.ignored_members}
-    if contents.rows:
-        _write_side_files(work.out.uri, name, contents.rows)
-    return Packed(shard if contents.rows else None, contents.dropped, {k: n for k, n in counts.items() if n})
-
-
-def _write_side_files(folder_uri: str, name: str, rows: list[Row]) -> None:
-    index = pa.Table.from_pylist([row._asdict() for row in rows], INDEX_SCHEMA)
-    captions = [
-        {"uid": row.uid, "source": source, "caption": caption, "provenance": None}
-        for row in rows
-        for source, caption in row.captions.items()
-    ]
-    write_parquet(storage.join(folder_uri, "index", f"{name}.parquet"), index)
-    write_parquet(
-        storage.join(folder_uri, "captions", f"{name}.parquet"), pa.Table.from_pylist(captions, CAPTION_SCHEMA)
-    )

@@ -7,7 +7,7 @@ about the picture, or only say that it is one.
 from collections import Counter
 from collections.abc import Iterable
 
-from data.match import tokens
+from data.curation.match import tokens
 from data.specs import RewriteChecks
 
 REASONS = ("empty", "unchanged", "too_short", "too_long", "artefact", "lost_concept", "invented")

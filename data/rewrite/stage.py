@@ -59,7 +59,7 @@ def run(spec: RewriteSpec, work: Work) -> Outcome:
         BackendError: the LLM is not there, or gave up after its retries.
     """
     pairs = ShardSet(work.parents["pairs"])
-    caption_of = _captions(pairs, spec.caption_source, set(kept_uids(work.parents["selection"])))
+    caption_of = _captions(pairs, spec.caption_source, set(kept_uids(work.parents["selection"]).to_pylist()))
     if not caption_of:
         raise ShardError(
             f"stage {work.name}: no kept pair has a caption of source {spec.caption_source!r}; name another"

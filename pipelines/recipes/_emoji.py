@@ -1,16 +1,17 @@
 """What the recipes on the quickstart's pairs share: pool, splits, towers, evaluation."""
 
-from data.specs import (
+from data.curation.specs import (
     Balance,
     CurateSpec,
-    EmojiPool,
-    HoldoutFraction,
-    HoldoutValues,
-    IngestSpec,
+    Decodable,
+    DedupSpec,
+    ExactImages,
+    InspectSpec,
+    MatchSpec,
     PoolNgrams,
-    SplitSpec,
     WordFrequencies,
 )
+from data.specs import EmojiPool, HoldoutFraction, HoldoutValues, IngestSpec, SplitSpec
 from evaluation.specs import Bootstrap, EvaluateSpec, Retrieval, ZeroShot
 from training.specs import EmbedSpec, ModelSpec, Prompts
 
@@ -52,10 +53,28 @@ def split() -> SplitSpec:
     )
 
 
-def curate(t: int) -> CurateSpec:
-    """MetaCLIP's matching and balancing, entries from word frequencies and the pool's own n-grams."""
+def inspect() -> InspectSpec:
+    """Every picture and caption looked at once."""
+    return InspectSpec(pairs="pairs")
+
+
+def dedup() -> DedupSpec:
+    """One of each group of equal pictures, and none that a held-out split has: near ones may differ in colour only."""
+    return DedupSpec(pairs="pairs", split="split", inspection="inspect", alike=(ExactImages(),), protect_distance=0)
+
+
+def match() -> MatchSpec:
+    """MetaCLIP's matching, entries from word frequencies and the pool's own n-grams."""
     metadata = (WordFrequencies(top=50_000), PoolNgrams(max_words=2, min_count=3))
-    return CurateSpec(pairs="pairs", split="split", balance=Balance(metadata=metadata, t=t))
+    return MatchSpec(pairs="pairs", split="split", metadata=metadata)
+
+
+def curate(t: int) -> CurateSpec:
+    """What decodes, once, and no copy of what is held out; then MetaCLIP's balancing."""
+    return CurateSpec(
+        pairs="pairs", split="split", filters=(Decodable(),), inspection="inspect", duplicates="dedup",
+        balance=Balance(matches="match", t=t),
+    )  # fmt: skip
 
 
 def model() -> ModelSpec:

@@ -4,7 +4,18 @@ Hardware: as small as 2 CPU cores; size the model and samples_seen to yours. Com
 --set stages.pairs.pool.images=FOLDER --set stages.pairs.pool.captions=FILE.csv
 """
 
-from data.specs import Balance, CurateSpec, FolderPool, HoldoutFraction, IngestSpec, PoolNgrams, SplitSpec
+from data.curation.specs import (
+    AspectRatio,
+    Balance,
+    CaptionLength,
+    CurateSpec,
+    Decodable,
+    DedupSpec,
+    InspectSpec,
+    MatchSpec,
+    PoolNgrams,
+)
+from data.specs import FolderPool, HoldoutFraction, IngestSpec, SplitSpec
 from data.stage import StageSpec
 from evaluation.specs import EvaluateSpec, ReportSpec, Retrieval
 from pipelines.recipe import Recipe
@@ -32,8 +43,16 @@ def stages() -> dict[str, StageSpec]:
     made: dict[str, StageSpec] = {
         "pairs": IngestSpec(pool=FolderPool(images="my/pictures", captions="my/captions.csv")),
         "split": SplitSpec(pairs="pairs", holdouts={name: HoldoutFraction(fraction=0.1) for name in HELD_OUT}),
+        "inspect": InspectSpec(pairs="pairs"),
+        "dedup": DedupSpec(pairs="pairs", split="split", inspection="inspect"),
+        "match": MatchSpec(pairs="pairs", split="split", metadata=(PoolNgrams(min_count=1),)),
         "curate": CurateSpec(
-            pairs="pairs", split="split", balance=Balance(metadata=(PoolNgrams(min_count=1),), t=1_000)
+            pairs="pairs",
+            split="split",
+            filters=(Decodable(), AspectRatio(max_ratio=4), CaptionLength()),
+            inspection="inspect",
+            duplicates="dedup",
+            balance=Balance(matches="match", t=1_000),
         ),
         "init": ModelSpec(architecture=small.tower(128, 4, 2)),
         "pretrain": pretrain(),

@@ -167,6 +167,9 @@ def stages(size: Size = Size()) -> dict[str, StageSpec]:  # noqa: B008 - a froze
     return {
         "pairs": emoji.pairs(size.concepts),
         "split": emoji.split(),
+        "inspect": emoji.inspect(),
+        "dedup": emoji.dedup(),
+        "match": emoji.match(),
         "curate": emoji.curate(size.t),
         "rewrite": rewrite(size),
         "init": emoji.model(),

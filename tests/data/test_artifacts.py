@@ -282,3 +282,14 @@ def test_a_second_process_is_told_and_a_killed_one_lets_go(tmp_path: Path, holde
     holder.wait(10)
     with out.lock():
         storage.write_bytes(out.at("x"), b"x")
+
+
+def test_state_that_outlived_its_artifact_is_not_taken_for_a_restart(tmp_path: Path) -> None:
+    out = Output(str(tmp_path), "x", "0" * 64)
+    with out.lock():
+        storage.write_json(storage.join(out.state_uri, "shard.json"), {})
+    with out.lock():
+        assert storage.exists(out.state_uri)  # a restart: the work began, and is still there
+    storage.remove(out.uri)
+    with out.lock():
+        assert not storage.exists(out.state_uri)

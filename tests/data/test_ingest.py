@@ -14,12 +14,13 @@ from PIL import Image
 
 from data import ingest, sources, storage
 from data.artifacts import Artifact
+from data.curation.specs import EntryFile, PageTitles, PoolNgrams, Unigrams, WordNet
 from data.errors import RecipeError, ShardError, UserError
 from data.events import read_events
 from data.place import Place
 from data.shards import Pair, ShardSet, write_shard
 from data.sources import entry_files_identity, pool_identity
-from data.specs import EntryFile, FolderPool, IngestSpec, PoolNgrams, ShardPool
+from data.specs import FolderPool, IngestSpec, ShardPool
 from data.stage import run_stage
 from data.verify import verify
 
@@ -311,13 +312,33 @@ def test_identity_of_a_folder_pool_sees_pictures_and_captions(images: Path) -> N
     assert len({str(identity) for identity in seen}) == 3
 
 
-def test_identity_of_entry_files_is_their_content_by_position(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", [EntryFile, Unigrams, PageTitles])
+def test_identity_of_entry_files_is_their_content_by_position(
+    tmp_path: Path, kind: type[EntryFile | Unigrams | PageTitles]
+) -> None:
     path = tmp_path / "entries.txt"
-    path.write_text("dog\n")
-    first = entry_files_identity([PoolNgrams(), EntryFile(path=str(path))])
+    path.write_text("dog\t5\n")
+    first = entry_files_identity([PoolNgrams(), kind(path=str(path))])
     assert list(first) == ["1"]
-    path.write_text("cat\n")
-    assert entry_files_identity([PoolNgrams(), EntryFile(path=str(path))]) != first
-    assert entry_files_identity([PoolNgrams()]) == {}
-    with pytest.raises(RecipeError, match=r"balance.metadata.0.path: no file .*gone"):
-        entry_files_identity([EntryFile(path=str(tmp_path / "gone"))])
+    moved = shutil.copy(path, tmp_path / "moved.txt")
+    assert entry_files_identity([PoolNgrams(), kind(path=str(moved))]) == first
+    path.write_text("cat\t5\n")
+    assert entry_files_identity([PoolNgrams(), kind(path=str(path))]) != first
+    assert entry_files_identity([PoolNgrams(), WordNet()]) == {}
+    with pytest.raises(RecipeError, match=r"^metadata\.1\.path: no file .*gone"):
+        entry_files_identity([PoolNgrams(), kind(path=str(tmp_path / "gone"))])
+
+
+def test_identity_of_a_wordnet_folder_is_its_four_files(tmp_path: Path) -> None:
+    for name in sources.WORDNET_FILES:
+        (tmp_path / name).write_text(name)
+    first = entry_files_identity([WordNet(folder=str(tmp_path))])
+    (tmp_path / "index.noun").write_text("not read")
+    assert entry_files_identity([WordNet(folder=str(tmp_path))]) == first
+    (tmp_path / "data.adv").write_text("other")
+    assert entry_files_identity([WordNet(folder=str(tmp_path))]) != first
+    (tmp_path / "data.adv").unlink()
+    with pytest.raises(RecipeError, match=r"^metadata\.0\.folder: no data\.adv in .*; give the folder of WordNet"):
+        entry_files_identity([WordNet(folder=str(tmp_path))])
+    with pytest.raises(RecipeError, match=r"^metadata\.1\.folder: no folder .*gone"):
+        entry_files_identity([PoolNgrams(), WordNet(folder=str(tmp_path / "gone"))])

@@ -20,7 +20,7 @@ from data.rewrite.examples import EXAMPLES
 from data.rewrite.journal import Journal
 from data.rewrite.prompts import choose_examples, prompt_id, read_completion, request_of
 from data.rewrite.stage import complete_all
-from data.selection import ENTRY_SCHEMA, SELECTION_SCHEMA, write_selection
+from data.selection import SELECTION_SCHEMA, write_selection
 from data.shards import CaptionLayer, Pair, read_parquet, write_manifest, write_shard
 from data.specs import EmbeddedLLM, EndpointLLM, RewriteChecks, RewriteSpec
 from data.stage import run_stage
@@ -73,9 +73,9 @@ def write_pairs(uri):
 
 def write_chosen(uri):
     uids = sorted(uid for shard in SHARDS for uid in shard)
-    rest = {"p_keep": 1.0, "draw": 0.0, "reason": "", "entries": []}
+    rest = {"p_keep": 1.0, "draw": 0.0, "reason": ""}
     chosen = pa.Table.from_pylist([{"uid": uid, "kept": uid != "u5", **rest} for uid in uids], SELECTION_SCHEMA)
-    write_selection(uri, chosen, ENTRY_SCHEMA.empty_table())
+    write_selection(uri, chosen)
 
 
 def rewrite(root, monkeypatch, backend, **fields):

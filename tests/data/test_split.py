@@ -13,14 +13,16 @@ from data.place import Place
 from data.selection import read_split, uids_of
 from data.shards import Pair, ShardSet, write_shard
 from data.specs import Holdout, HoldoutFraction, HoldoutValues, IngestSpec, ShardPool, SplitSpec
-from data.split import Described, split_pairs
+from data.split import NOTHING, Described, check, split_pairs
 from data.stage import run_stage
 
 PAIRS = [Described(f"u{n}", {"vendor": "abc"[n % 3], "base": f"b{n // 4}", "year": n % 2}) for n in range(2000)]
 
 
 def split(holdouts: dict[str, Holdout], pairs: list[Described] = PAIRS, seed: int = 0) -> dict[str, str]:
-    return dict(zip((pair.uid for pair in pairs), split_pairs(pairs, holdouts, seed), strict=True))
+    found, seen = split_pairs(pairs, holdouts, seed)
+    check(seen, holdouts)
+    return dict(zip((pair.uid for pair in pairs), found, strict=True))
 
 
 def test_without_holdouts_everything_is_train() -> None:
@@ -112,6 +114,19 @@ def test_a_holdout_that_earlier_ones_emptied_is_an_error() -> None:
         split({"first": values, "second": values})
     with pytest.raises(RecipeError, match="choose another name"):
         split({"train": values})
+
+
+def test_what_was_seen_of_parts_adds_up_to_what_was_seen_of_all() -> None:
+    holdouts: dict[str, Holdout] = {
+        "v": HoldoutValues(field="vendor", values=("a", "z")),
+        "b": HoldoutFraction(field="base", fraction=0.3),
+    }
+    bare = [Described("x", {"vendor": None, "more": 1})]
+    parts = [split_pairs(part, holdouts, 0)[1] for part in (PAIRS[:7], PAIRS[7:], bare)]
+    whole = split_pairs([*PAIRS, *bare], holdouts, 0)[1]
+    assert NOTHING.plus(parts[0]).plus(parts[1]).plus(parts[2]) == whole
+    assert whole.wanted == {"v": ["a"]}
+    assert whole.lacking["vendor"] == 1
 
 
 def test_the_stage_writes_the_same_split_whatever_the_shards(tmp_path: Path) -> None:

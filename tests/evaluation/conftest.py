@@ -15,7 +15,7 @@ from data import storage
 from data.artifacts import Artifact, Output, Record, find_fingerprint, fingerprint
 from data.features import write_features
 from data.place import Place
-from data.selection import ENTRY_SCHEMA, SELECTION_SCHEMA, write_selection, write_split
+from data.selection import ENTRY_SCHEMA, SELECTION_SCHEMA, write_entries, write_selection, write_split
 from data.shards import CAPTION_SCHEMA, Pair, write_manifest, write_parquet, write_shard
 from data.stage import StageSpec, run_stage
 from evaluation.specs import Bootstrap, EvaluateSpec, Retrieval, ZeroShot
@@ -117,19 +117,23 @@ class World:
         train = self.uids("train") if kept is None else sorted({*self.uids("train"), *kept})
         chosen = {uid for number, uid in enumerate(train) if number % 3} if kept is None else set(kept)
         rows = [
-            {"uid": uid, "kept": uid in chosen, "p_keep": 1.0 if uid in chosen else 0.25, "draw": 0.5, "entries": [0],
+            {"uid": uid, "kept": uid in chosen, "p_keep": 1.0 if uid in chosen else 0.25, "draw": 0.5,
              "reason": "" if uid in chosen else "drawn_out"} for uid in train
         ]  # fmt: skip
         entries = pa.Table.from_pylist(
-            [{"id": 0, "entry": "red", "source": "file", "count": 9, "p": 0.5}], ENTRY_SCHEMA
+            [{"id": 0, "entry": "red", "source": "file", "language": "en", "count": 9, "kept": 4, "p": 0.5}],
+            ENTRY_SCHEMA,
         )
         table = pa.Table.from_pylist(rows, SELECTION_SCHEMA)
         counts = {"pairs": len(train), "kept": len(chosen), "dropped_drawn_out": len(train) - len(chosen)}
         parents = {"pairs": self.shard_set, "split": split or self.split}
         name = f"curate{len(chosen)}"
-        return self.put(
-            name, "selection", "curate", parents, lambda uri: write_selection(uri, table, entries), counts, metrics
-        )
+
+        def write(uri: str) -> None:
+            write_selection(uri, table)
+            write_entries(uri, entries)
+
+        return self.put(name, "selection", "curate", parents, write, counts, metrics)
 
     def checkpoint(
         self, name: str, selection: Artifact, lines: Sequence[dict[str, Any]] = (), teacher: Artifact | None = None,

@@ -22,11 +22,16 @@ stages:
     kind: ingest
     pool: {source: folder, images: IMAGES, captions: CAPTIONS}
   split: {kind: split, pairs: pairs, holdouts: {unseen: {by: fraction, fraction: 0.2}}}
+  match:
+    kind: match
+    pairs: pairs
+    split: split
+    metadata: [{source: pool_ngrams, min_count: 2}]
   curate:
     kind: curate
     pairs: pairs
     split: split
-    balance: {metadata: [{source: pool_ngrams, min_count: 2}], t: 5}
+    balance: {matches: match, t: 5}
   init: {kind: model, architecture: {embed_dim: 8, note: 'it''s "python3" {c} {{$.x}}'}}
   pretrain:
     kind: train
@@ -110,7 +115,7 @@ def small_file(small: dict[str, Any], tmp_path: Path) -> Path:
 def data_file(small: dict[str, Any], tmp_path: Path) -> Path:
     """The stages of the small recipe that need neither torch nor Ray, as a file."""
     path = tmp_path / "data.yaml"
-    stages = {name: small["stages"][name] for name in ("pairs", "split", "curate")}
+    stages = {name: small["stages"][name] for name in ("pairs", "split", "match", "curate")}
     path.write_text(to_yaml({**small, "name": "data-only", "stages": stages}))
     return path
 

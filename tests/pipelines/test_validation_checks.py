@@ -47,7 +47,7 @@ def test_a_split_that_is_trained_on_is_refused(
     small: dict[str, Any], tmp_path: Path, refused: Callable[..., str]
 ) -> None:
     broken = recipe(small, VALIDATION)
-    broken["stages"]["curate"]["splits"] = ["train", "val"]
+    broken["stages"]["match"]["splits"] = broken["stages"]["curate"]["splits"] = ["train", "val"]
     file = tmp_path / "broken.yaml"
     file.write_text(to_yaml(broken))
     assert "'curate' trains on this split" in refused("recipe", "show", file)

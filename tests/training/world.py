@@ -90,21 +90,11 @@ def small_world(root, copies: int = 4):
         "p_keep": [1.0] * len(uids),
         "draw": [0.0] * len(uids),
         "reason": [""] * len(uids),
-        "entries": pa.array([[]] * len(uids), pa.list_(pa.int32())),
     }
-    entries = pa.table(
-        {
-            "id": pa.array([], pa.int32()),
-            "entry": pa.array([], pa.string()),
-            "source": pa.array([], pa.string()),
-            "count": pa.array([], pa.int64()),
-            "p": pa.array([], pa.float64()),
-        }
-    )
     return (
         commit(root, "pairs", "shard_set", write_pairs),
         commit(root, "split", "split", lambda uri: write_split(uri, pa.table({"uid": uids, "split": split}))),
-        commit(root, "selection", "selection", lambda uri: write_selection(uri, pa.table(columns), entries)),
+        commit(root, "selection", "selection", lambda uri: write_selection(uri, pa.table(columns))),
     )
 
 

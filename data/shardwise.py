@@ -1,0 +1,76 @@
+"""One piece of work a shard, on Ray Data or in this process: each finished shard is remembered, so a killed stage goes
+on at the first missing one, and nothing depends on which worker did what, or when.
+"""
+
+import logging
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from data import storage
+from data.errors import UserError
+from data.stage import Work
+
+Summary = dict[str, Any]
+_TRIES = 5  # of a shard whose worker dies: one that kills every worker must end the stage
+
+
+def each_shard(work: Work, step: str, names: Sequence[str], do: Callable[[int], Summary]) -> list[Summary]:
+    """Call `do(number)` for every shard that is not finished yet; return all summaries in the order of `names`.
+
+    `do` writes the shard's files below `work.out`, atomically, and returns a small JSON value, which is kept as restart
+    state under the shard's name when everything it speaks of is written. It must be picklable and is called in any
+    order, in any process, and again after a kill: the same number must write the same bytes.
+
+    Raises:
+        UserError: as `do` raised it.
+    """
+    uris = [storage.join(work.out.state_uri, step, f"{name}.json") for name in names]
+    done = {name for name, _ in storage.list_files(storage.join(work.out.state_uri, step), recursive=True)}
+    missing = [number for number, name in enumerate(names) if f"{name}.json" not in done]
+    task = _Task(do, uris)
+    made = len(names) - len(missing)
+    work.events.progress(made, len(names), "shards", step)
+    for _ in _on_ray(task, missing, work.place.data_workers) if work.place.data_workers else map(task, missing):
+        made += 1
+        work.events.progress(made, len(names), "shards", step)
+    return [storage.read_json(uri) for uri in uris]
+
+
+class _Task:
+    """One shard: do it, remember it."""
+
+    def __init__(self, do: Callable[[int], Summary], uris: Sequence[str]) -> None:
+        self.do, self.uris = do, uris
+
+    def __call__(self, number: int) -> int:
+        storage.write_json(self.uris[number], self.do(number))
+        return number
+
+
+def _on_ray(task: _Task, numbers: Sequence[int], workers: int) -> Any:
+    """Run the task on so many of Ray's workers; a worker that is lost is replaced, its shard done again."""
+    import ray.data
+
+    from data.ray import connect
+
+    if not numbers:
+        return
+    connect()
+
+    def row(entry: dict[str, Any]) -> dict[str, Any]:
+        try:
+            return {"number": task(int(entry["number"])), "error": "", "kind": ""}
+        except UserError as error:  # Ray would wrap it in pages of its own
+            return {"number": -1, "error": str(error), "kind": type(error).__name__}
+
+    logging.getLogger("ray.data").setLevel(logging.WARNING)  # our events tell how far we are; its import resets this
+    rows = ray.data.from_items([{"number": number} for number in numbers], override_num_blocks=len(numbers))
+    pool = ray.data.TaskPoolStrategy(size=min(workers, len(numbers)))
+    for entry in rows.map(
+        row, compute=pool, ray_remote_args_fn=lambda: {"num_cpus": 1, "max_retries": _TRIES}
+    ).iter_rows():
+        if entry["error"]:
+            from data import errors
+
+            raise getattr(errors, entry["kind"], UserError)(entry["error"])
+        yield entry["number"]
