@@ -1,5 +1,6 @@
 """The curate stage on a tiny shard set: the worked table as pairs, independence of shards, and every reason."""
 
+import numpy as np
 import pyarrow as pa
 import pytest
 
@@ -7,6 +8,7 @@ from data.artifacts import Output, Record, find_fingerprint, open_artifact
 from data.curation.specs import (
     Balance,
     CaptionLength,
+    ClipScore,
     CurateSpec,
     EntryFile,
     ImageSize,
@@ -16,6 +18,7 @@ from data.curation.specs import (
 )
 from data.curation.tables import GROUP_SCHEMA, INSPECTION_SCHEMA, PROTECTED_SCHEMA
 from data.errors import ShardError
+from data.features import write_features
 from data.place import Place
 from data.selection import kept_uids, read_entries, read_selection, write_split
 from data.shards import Pair, write_manifest, write_parquet, write_shard
@@ -189,6 +192,14 @@ def duplicates(root, groups, protected=()):
     return commit(root, "duplicates", "duplicates", write)
 
 
+def features(root, images, texts):
+    def write(uri):
+        image_features, text_features = (np.array(list(of.values()), np.float32) for of in (images, texts))
+        write_features(uri, list(images), image_features, list(texts), text_features)
+
+    return commit(root, "feature_set", "features", write)
+
+
 def reasons(artifact):
     return {row["uid"]: row["reason"] for row in read_selection(artifact).to_pylist()}
 
@@ -255,3 +266,13 @@ def test_splits_that_were_not_matched_are_named(tmp_path, worked):
     spec = CurateSpec(pairs="p", split="s", splits=("train", "test"), balance=Balance(matches="m", t=2))
     with pytest.raises(ShardError, match=r"'u1'.*did not match"):
         run_stage("curate", spec, {**both, "balance.matches": matched}, place)
+
+
+def test_a_clip_score_is_the_cosine_of_picture_and_caption_and_what_was_not_embedded_goes(tmp_path):
+    shards = [{"a": "dog", "b": "cat", "c": "dog"}, {"d": "bird", "e": "dog"}]
+    images = {"e": [0.6, 0.8], "c": [0.0, 1.0], "b": [0.6, 0.8], "a": [1.0, 0.0]}
+    made = features(tmp_path, images, {"cat": [0.8, 0.6], "dog": [1.0, 0.0]})
+    artifact = curate(tmp_path, shards, None, parents={"features": made}, filters=(ClipScore(min_cosine=0.6),))
+    assert reasons(artifact) == {"a": "", "b": "", "c": "clip_score", "d": "clip_score", "e": ""}
+    none = curate(tmp_path, shards, None, parents={"features": made}, filters=(ClipScore(min_cosine=0.97),))
+    assert kept_uids(none).to_pylist() == ["a"]  # b has 0.6 * 0.8 + 0.8 * 0.6 = 0.96
