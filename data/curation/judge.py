@@ -65,7 +65,7 @@ def _clip_scores(uri: str, rows: pa.Table) -> pa.Array:
     features, images, texts = _features(uri)
     image_B, text_B = images.rows_of(rows["uid"]), texts.rows_of(rows["caption"].fill_null(""))
     both = np.flatnonzero((image_B >= 0) & (text_B >= 0) & rows["caption"].is_valid().to_numpy())
-    scores = np.full(rows.num_rows, np.nan)
+    scores = np.full(rows.num_rows, np.nan, np.float32)
     scores[both] = np.einsum("bd,bd->b", features.images[image_B[both]], features.text_features[text_B[both]])
     return pa.array(scores, mask=np.isnan(scores))
 
