@@ -214,7 +214,7 @@ def recipe() -> Recipe:
         title="A CLIP of emoji, from pool to distilled student",
         purpose="Show every stage of the chain on real pairs, on a laptop, with an honest evaluation.",
         hardware="2 CPU cores, 8 GB of memory",
-        minutes=14,
-        expect="R@10 above 50 % on a vendor never trained on (chance 0.3 %); the report says which stages helped.",
+        minutes=15,
+        expect="R@10 above 40 % on a vendor never trained on (chance 0.3 %); the report says which stages helped.",
         stages={**stages(), "report": report("A CLIP of emoji, from pool to distilled student")},
     )

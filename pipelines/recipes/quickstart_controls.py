@@ -22,7 +22,7 @@ def recipe() -> Recipe:
         title=title,
         purpose="Show that the quickstart's result comes from the pairing of pictures and captions.",
         hardware="2 CPU cores, 8 GB of memory",
-        minutes=7,
+        minutes=8,
         expect="The model trained on shuffled captions stays at chance on both held-out axes.",
         stages=made,
     )
