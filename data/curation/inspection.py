@@ -14,13 +14,14 @@ import numpy as np
 import pyarrow as pa
 
 from data import storage
+from data.curation.captions import first_captions
 from data.curation.languages import detect_languages
 from data.curation.looks import PROBLEMS, UNREADABLE, Look, look_at
 from data.curation.specs import InspectSpec
 from data.curation.tables import INSPECTION_SCHEMA
 from data.errors import ShardError, StorageError
 from data.pools.tar import Tape
-from data.shards import ShardSet, read_captions, read_parquet, write_parquet
+from data.shards import ShardSet, read_parquet, write_parquet
 from data.shardwise import Summary, each_shard
 from data.stage import Outcome, Work
 
@@ -97,9 +98,8 @@ def inspect_shard(pairs: ShardSet, spec: InspectSpec, out_uri: str, number: int)
     """Look at one shard and write its table; say how many pairs and captions, which problems, what is damaged."""
     name = pairs.shards[number].name
     index = read_parquet(pairs.artifact.at("index", f"{name}.parquet"), ["uid", "offset", "bytes"])
-    captions = _captions(pairs, name, spec.caption_source)
     seen, damaged = _look_through(pairs, number, index, spec.max_image_pixels)
-    texts = [captions.get(uid) for uid in index["uid"].to_pylist()]
+    texts = first_captions(pairs, number, spec.caption_source, index["uid"].combine_chunks()).to_pylist()
     languages, scores = detect_languages(texts)
     columns = [index["uid"], *_picture_columns(seen), languages, scores]
     arrays = [pa.array(column, field.type) if isinstance(column, list) else column
@@ -120,16 +120,6 @@ def _picture_columns(seen: list[Seen]) -> Iterator[list[Any]]:
     yield [picture.content for picture in seen]
     for name in Look._fields[1:]:
         yield [getattr(picture.look, name) for picture in seen]
-
-
-def _captions(pairs: ShardSet, name: str, source: str) -> dict[str, str]:
-    """uid -> its first caption of the source; blank captions are none."""
-    table = read_captions([pairs.artifact.at("captions", f"{name}.parquet")], source)
-    found: dict[str, str] = {}
-    for uid, caption in zip(table["uid"].to_pylist(), table["caption"].to_pylist(), strict=True):
-        if caption and caption.strip():
-            found.setdefault(uid, caption)
-    return found
 
 
 def _look_through(pairs: ShardSet, number: int, index: pa.Table, max_pixels: int) -> tuple[list[Seen], str]:
