@@ -3,15 +3,16 @@ on at the first missing one, and nothing depends on which worker did what, or wh
 """
 
 import logging
+import uuid
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from data import storage
-from data.errors import UserError
+from data.errors import ShardError, UserError
 from data.stage import Work
 
 Summary = dict[str, Any]
-_TRIES = 5  # of a shard whose worker dies: one that kills every worker must end the stage
+_TRIES = 5  # of a shard whose worker dies: Ray itself would go on for ever with one that ends every worker
 
 
 def each_shard(work: Work, step: str, names: Sequence[str], do: Callable[[int], Summary]) -> list[Summary]:
@@ -27,7 +28,7 @@ def each_shard(work: Work, step: str, names: Sequence[str], do: Callable[[int], 
     uris = [storage.join(work.out.state_uri, step, f"{name}.json") for name in names]
     done = {name for name, _ in storage.list_files(storage.join(work.out.state_uri, step), recursive=True)}
     missing = [number for number, name in enumerate(names) if f"{name}.json" not in done]
-    task = _Task(do, uris)
+    task = _Task(do, names, uris)
     made = len(names) - len(missing)
     work.events.progress(made, len(names), "shards", step)
     for _ in _on_ray(task, missing, work.place.data_workers) if work.place.data_workers else map(task, missing):
@@ -39,11 +40,29 @@ def each_shard(work: Work, step: str, names: Sequence[str], do: Callable[[int], 
 class _Task:
     """One shard: do it, remember it."""
 
-    def __init__(self, do: Callable[[int], Summary], uris: Sequence[str]) -> None:
-        self.do, self.uris = do, uris
+    def __init__(self, do: Callable[[int], Summary], names: Sequence[str], uris: Sequence[str]) -> None:
+        self.do, self.names, self.uris = do, names, uris
 
     def __call__(self, number: int) -> int:
         storage.write_json(self.uris[number], self.do(number))
+        return number
+
+    def on_worker(self, number: int, run: str) -> int:
+        """The same in a process that may be ended by what it does; `run` names this attempt at the whole stage.
+
+        Raises:
+            ShardError: the worker died at this shard again and again.
+        """
+        begun = f"{self.uris[number]}.{run}"
+        tries = storage.read_json(begun) if storage.exists(begun) else 0
+        if tries >= _TRIES:
+            raise ShardError(
+                f"shard {self.names[number]}: {tries} workers died at it, of memory or of what it holds; "
+                "give workers more memory, or take the shard out of the pool"
+            )
+        storage.write_json(begun, tries + 1)
+        self(number)
+        storage.remove(begun)
         return number
 
 
@@ -56,19 +75,18 @@ def _on_ray(task: _Task, numbers: Sequence[int], workers: int) -> Any:
     if not numbers:
         return
     connect()
+    run = uuid.uuid4().hex[:8]
 
     def row(entry: dict[str, Any]) -> dict[str, Any]:
         try:
-            return {"number": task(int(entry["number"])), "error": "", "kind": ""}
+            return {"number": task.on_worker(int(entry["number"]), run), "error": "", "kind": ""}
         except UserError as error:  # Ray would wrap it in pages of its own
             return {"number": -1, "error": str(error), "kind": type(error).__name__}
 
     logging.getLogger("ray.data").setLevel(logging.WARNING)  # our events tell how far we are; its import resets this
     rows = ray.data.from_items([{"number": number} for number in numbers], override_num_blocks=len(numbers))
     pool = ray.data.TaskPoolStrategy(size=min(workers, len(numbers)))
-    for entry in rows.map(
-        row, compute=pool, ray_remote_args_fn=lambda: {"num_cpus": 1, "max_retries": _TRIES}
-    ).iter_rows():
+    for entry in rows.map(row, num_cpus=1, compute=pool).iter_rows():
         if entry["error"]:
             from data import errors
 

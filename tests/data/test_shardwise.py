@@ -10,7 +10,7 @@ from data.artifacts import Output
 from data.errors import ShardError
 from data.events import Events, read_events
 from data.place import Place
-from data.shardwise import Summary, each_shard
+from data.shardwise import Summary, _Task, each_shard
 from data.stage import Work
 
 _NAMES = ["b", "a", "folder/c"]
@@ -104,3 +104,30 @@ def test_progress_counts_what_an_earlier_run_did(work: Work) -> None:
     told = [event for event in read_events(str(again.events.uri)) if event["event"] == "progress"]
     assert {(event["total"], event["unit"]) for event in told} == {(3, "shards")}
     assert (told[0]["done"], told[-1]["done"]) == (1, 3)
+
+
+class _Death(BaseException):
+    """What the process would not survive."""
+
+
+def test_a_shard_that_ends_every_worker_is_named_and_another_run_tries_again(tmp_path: Path) -> None:
+    uris = [str(tmp_path / f"{name}.json") for name in "ab"]
+    deaths: list[int] = []
+
+    def do(number: int) -> dict[str, int]:
+        if number == 1 and len(deaths) < 6:
+            deaths.append(number)
+            raise _Death
+        return {"n": number}
+
+    task = _Task(do, ["a", "b"], uris)
+    assert task.on_worker(0, "first") == 0
+    for _ in range(5):
+        with pytest.raises(_Death):
+            task.on_worker(1, "first")
+    with pytest.raises(ShardError, match="shard b: 5 workers died at it"):
+        task.on_worker(1, "first")
+    with pytest.raises(_Death):
+        task.on_worker(1, "second")
+    assert task.on_worker(1, "second") == 1
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.json", "b.json", "b.json.first"]
