@@ -26,6 +26,7 @@ from training.loading import Batch
 from training.loop import PhaseRun, make_optimizer, train
 from training.meter import Meter
 from training.parallel import parallelise
+from training.sizes import flops_per_pair
 from training.specs import AdamW, CosineSchedule, InfoNCE, Phase, Term
 from training.towers import Towers, create_towers
 from training.watchdog import Watchdog
@@ -94,7 +95,7 @@ class RememberedLoss(ClipLoss):  # type: ignore[misc]
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """The loss, remembered."""
         found = super().forward(*args, **kwargs)
-        self.values = [*getattr(self, "values", []), float(found["contrastive_loss"])]
+        self.values = [*getattr(self, "values", []), float(found["contrastive_loss"].detach())]
         return found
 
 
@@ -110,13 +111,14 @@ class Ours:
             global_batch_size=size, schedule=CosineSchedule(final_lr_fraction=1.0),
         )  # fmt: skip
         autocast = torch.bfloat16 if precision == "bf16" else None
+        meter = Meter(flops_per_pair(towers.config["model_cfg"]), torch.device("cpu"), 1, autocast)
 
         def prepared(steps: range) -> Generator[Batch]:
             yield from (batches[step] for step in steps)
 
         self.run = PhaseRun(
             phase, towers, parallelise(towers, Place(), autocast), SimpleNamespace(rank=0, world_size=1), prepared, {},  # type: ignore[arg-type]
-            make_optimizer(towers, optimizer), 0, Meter(None, torch.device("cpu"), 1), Watchdog(0, 1, 600, print),
+            make_optimizer(towers, optimizer), 0, meter, Watchdog(0, 1, 600, print),
             lambda _step, values: self.losses.append(float(values["loss"])), autocast,
         )  # fmt: skip
 
