@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 
@@ -82,6 +83,14 @@ def test_another_seed_draws_other_pairs(
     selection = stages["selection"].model_copy(update={"seed": 1})  # type: ignore[attr-defined]
     made = world.run({"selection": selection}, tmp_path, made=alone)
     assert kept(made) != kept(alone)
+
+
+def test_object_storage_holds_the_files_of_a_folder(
+    world: ModuleType, pool: Path, alone: dict[str, Artifact], seaweed: Any
+) -> None:
+    made = world.run(stages_of(world, pool), f"s3://{seaweed.bucket}/curation")
+    assert {name: each.record for name, each in made.items()} == {name: each.record for name, each in alone.items()}
+    assert kept(made) == kept(alone)
 
 
 # ------------------------------------------------------------------------------------------------------------ on Ray

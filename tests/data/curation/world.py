@@ -132,7 +132,7 @@ def write_entries(folder: Path) -> str:
 
 
 def run(
-    stages: Mapping[str, StageSpec], root: Path, workers: int = 0, made: Mapping[str, Artifact] | None = None
+    stages: Mapping[str, StageSpec], root: Path | str, workers: int = 0, made: Mapping[str, Artifact] | None = None
 ) -> dict[str, Artifact]:
     """Run stages in order, after those that were `made` before; artifact of each by name."""
     made = dict(made or {})
