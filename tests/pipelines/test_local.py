@@ -111,10 +111,10 @@ def root(tmp_path: Path) -> Path:
 def test_run_reuse_and_change(data_file: Path, place_file: Path, environment: dict[str, str], root: Path) -> None:
     first = run(data_file, place_file, environment)
     assert first.returncode == 0, first.stdout + first.stderr + (root / ".logs/test/kfp.log").read_text()
-    assert "3 of 3 stages to run" in first.stdout
+    assert "4 of 4 stages to run" in first.stdout
     assert "12 pairs" in first.stdout
     made = artifacts(root)
-    assert len(made) == 3
+    assert len(made) == 4
     assert all(made.values())
     assert not (root / ".kfp" / "test").exists()
     record = json.loads((root / ".runs" / "test.json").read_text())
@@ -122,13 +122,13 @@ def test_run_reuse_and_change(data_file: Path, place_file: Path, environment: di
 
     again = run(data_file, place_file, environment)
     assert again.returncode == 0
-    assert "0 of 3 stages to run" in again.stdout
+    assert "0 of 4 stages to run" in again.stdout
     assert (root / ".logs/test/kfp.log").read_text() == ""  # no pipeline was started
 
     changed = run(data_file, place_file, environment, "--set", "stages.curate.seed=1")
     assert changed.returncode == 0, changed.stdout + changed.stderr
-    assert "1 of 3 stages to run" in changed.stdout
-    assert len(artifacts(root)) == 4
+    assert "1 of 4 stages to run" in changed.stdout
+    assert len(artifacts(root)) == 5
 
 
 def test_after_sigkill_nothing_runs_on_and_the_same_command_continues(
@@ -143,8 +143,8 @@ def test_after_sigkill_nothing_runs_on_and_the_same_command_continues(
     assert all(artifacts(root).values())
     again = run(data_file, place_file, environment)
     assert again.returncode == 0, again.stdout + again.stderr
-    assert "2 of 3 stages to run" in again.stdout
-    assert len(artifacts(root)) == 3
+    assert "3 of 4 stages to run" in again.stdout
+    assert len(artifacts(root)) == 4
 
 
 def test_an_interrupt_ends_everything_and_says_how_to_continue(
