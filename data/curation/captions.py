@@ -1,21 +1,30 @@
 """The caption that curation judges a pair by: the first that is not blank, of one source."""
 
+from functools import cache
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from data.artifacts import open_artifact
 from data.shards import ShardSet, read_parquet
 
 
-def shard_uids(shard_set: ShardSet, number: int) -> pa.Array:
+@cache
+def shard_set(uri: str) -> ShardSet:
+    """A shard set, opened once a process: its shards are worked on one after the other."""
+    return ShardSet(open_artifact(uri))
+
+
+def shard_uids(pairs: ShardSet, number: int) -> pa.Array:
     """Uids of one shard's pairs, in the shard's order."""
-    uri = shard_set.artifact.at("index", f"{shard_set.shards[number].name}.parquet")
+    uri = pairs.artifact.at("index", f"{pairs.shards[number].name}.parquet")
     return read_parquet(uri, ["uid"])["uid"].combine_chunks()
 
 
-def first_captions(shard_set: ShardSet, number: int, source: str, uids: pa.Array) -> pa.Array:
+def first_captions(pairs: ShardSet, number: int, source: str, uids: pa.Array) -> pa.Array:
     """Captions (large strings, null where there is none) of these uids of one shard, in their order."""
-    uri = shard_set.artifact.at("captions", f"{shard_set.shards[number].name}.parquet")
+    uri = pairs.artifact.at("captions", f"{pairs.shards[number].name}.parquet")
     table = read_parquet(uri, ["uid", "source", "caption"])
     table = table.filter(pc.equal(table["source"], source))
     table = table.filter(pc.not_equal(pc.utf8_trim_whitespace(table["caption"]), ""))

@@ -18,12 +18,12 @@ import pyarrow.compute as pc
 from data import storage
 from data.artifacts import open_artifact
 from data.curation.balance import Floats, draws, entry_probabilities, keep_probabilities
-from data.curation.captions import first_captions
+from data.curation.captions import first_captions, shard_set
 from data.curation.card import write_card
 from data.curation.counts import total_counts, write_counts
 from data.curation.facts import card_facts
 from data.curation.groups import representatives
-from data.curation.judge import Uris, judge_shard, shard_set
+from data.curation.judge import Uris, judge_shard
 from data.curation.kernels import Longs
 from data.curation.languages import language_thresholds, thresholds_of_entries
 from data.curation.match import Ints

@@ -8,14 +8,14 @@ import pyarrow as pa
 
 from data import storage
 from data.artifacts import open_artifact
-from data.curation.captions import first_captions
+from data.curation.captions import first_captions, shard_set
 from data.curation.filters import build_filter
 from data.curation.specs import CurateSpec
 from data.curation.tables import INSPECTION_SCHEMA, NO_CAPTION, PROTECTED, shard_table
 from data.features import FeatureSet
 from data.lookup import Lookup
 from data.selection import in_splits
-from data.shards import ShardSet, read_parquet, write_parquet
+from data.shards import read_parquet, write_parquet
 from data.shardwise import Summary
 
 Uris = dict[str, str]
@@ -76,12 +76,6 @@ def _pixels(rows: pa.Table) -> npt.NDArray[np.int64]:
         return np.zeros(rows.num_rows, np.int64)
     width, height = (rows[side].fill_null(0).to_numpy().astype(np.int64) for side in ("width", "height"))
     return np.asarray(width * height)
-
-
-@cache
-def shard_set(uri: str) -> ShardSet:
-    """A shard set, opened once a process."""
-    return ShardSet(open_artifact(uri))
 
 
 @cache

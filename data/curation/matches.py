@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from data.artifacts import open_artifact
-from data.curation.captions import first_captions, shard_uids
+from data.curation.captions import first_captions, shard_set, shard_uids
 from data.curation.languages import unspaced
 from data.curation.match import Matcher, Mode
 from data.curation.metadata import build_entries
@@ -26,15 +26,15 @@ from data.stage import Outcome, Work
 
 def run(spec: MatchSpec, work: Work) -> Outcome:
     """Write `entries.parquet` (METADATA_SCHEMA) and `matches/<shard>.parquet` (MATCHES_SCHEMA)."""
-    shard_set = ShardSet(work.parents["pairs"])
+    pairs = ShardSet(work.parents["pairs"])
     uris = {role: parent.uri for role, parent in work.parents.items()}
-    read = partial(_chunks, spec, uris, len(shard_set.shards))
+    read = partial(_chunks, spec, uris, len(pairs.shards))
     entries = build_entries(spec.metadata, read, spec.matching, by_language="inspection" in uris)
     work.events.message(f"{len(entries)} metadata entries")
     columns = zip(*entries, strict=True)
     table = pa.table([range(len(entries)), *map(list, columns)], schema=METADATA_SCHEMA)
     write_parquet(work.out.at("entries.parquet"), table)
-    names = [shard.name for shard in shard_set.shards]
+    names = [shard.name for shard in pairs.shards]
     done = each_shard(work, "match", names, partial(match_shard, spec, uris, work.out.uri))
     totals = {name: sum(summary[name] for summary in done) for name in ("pairs", "no_caption", "matched", "matches")}
     metrics = {"matching": spec.matching, "entries_per_pair": totals["matches"] / max(1, totals["pairs"])}
@@ -53,11 +53,11 @@ def _chunk(spec: MatchSpec, uris: dict[str, str], number: int) -> tuple[pa.Array
 
 def _captions(spec: MatchSpec, uris: dict[str, str], number: int) -> tuple[pa.Array, pa.Array, pa.Array | None]:
     """(uids, captions, languages) of one shard's pairs in the splits."""
-    shard_set = _shard_set(uris["pairs"])
-    shard = shard_set.shards[number].name
+    pairs = shard_set(uris["pairs"])
+    shard = pairs.shards[number].name
     inside = in_splits(open_artifact(uris["split"]), shard, spec.splits)
-    uids = shard_uids(shard_set, number).filter(inside.combine_chunks())
-    captions = first_captions(shard_set, number, spec.caption_source, uids)
+    uids = shard_uids(pairs, number).filter(inside.combine_chunks())
+    captions = first_captions(pairs, number, spec.caption_source, uids)
     if "inspection" not in uris:
         return uids, captions, None
     languages = shard_table(open_artifact(uris["inspection"]), "inspection", shard, ["language"])["language"]
@@ -73,7 +73,7 @@ def match_shard(spec: MatchSpec, uris: dict[str, str], out_uri: str, number: int
     else:
         indptr, ids = _by_language(matchers, captions, languages)
     entries = pa.ListArray.from_arrays(indptr.astype(np.int32), pa.array(ids, pa.int32()), mask=captions.is_null())
-    name = _shard_set(uris["pairs"]).shards[number].name
+    name = shard_set(uris["pairs"]).shards[number].name
     write_parquet(f"{out_uri}/matches/{name}.parquet", pa.table([uids, entries], schema=MATCHES_SCHEMA))
     matched = int((np.diff(indptr) > 0).sum())
     return {"pairs": len(uids), "no_caption": captions.null_count, "matched": matched, "matches": len(ids)}
@@ -94,11 +94,6 @@ def _by_language(matchers: dict[str | None, Matcher], captions: pa.Array, langua
         inside = np.arange(len(ids)) - np.repeat(indptr[:-1], np.diff(indptr))
         ids_all[np.repeat(indptr_all[rows], np.diff(indptr)) + inside] = ids
     return indptr_all, ids_all
-
-
-@cache
-def _shard_set(uri: str) -> ShardSet:
-    return ShardSet(open_artifact(uri))
 
 
 @cache
