@@ -46,7 +46,8 @@ TRACKED = "CLIPWORKS_TRACKED"  # set when another process follows the events, so
 RUN_NAME = "CLIPWORKS_RUN"  # the run's name, by which tracking groups its stages
 RUN_VARIABLES = (FAILURE_FILE, RAY_FILE, TRACKED, RUN_NAME)
 _RAY_KINDS = ("train",)
-_SHARDWISE_KINDS = ("ingest", "inspect", "dedup", "match", "curate")  # on Ray where the place has data_workers
+# on Ray where the place has data_workers
+_SHARDWISE_KINDS = ("ingest", "inspect", "dedup", "match", "curate", "embed", "evaluate")
 _PR_SET_PDEATHSIG = 1
 _RAY_SECONDS = 300.0  # three attempts of 30 s and the imports between
 
@@ -94,10 +95,8 @@ def _parsed(spec: Any, text: str) -> Any:
         return spec.model_validate_json(text)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise RecipeError(
-            f"{spec.__name__}: {where}: {first['msg']}; compile the pipeline again with this version"
-        ) from error
+        where = ".".join([spec.__name__, *map(str, first["loc"])])
+        raise RecipeError(f"{where}: {first['msg']}; compile the pipeline again with this version") from error
 
 
 def parse_parents(text: str) -> dict[str, str]:

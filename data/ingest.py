@@ -7,16 +7,18 @@ import hashlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from data import storage
 from data.errors import ShardError
 from data.pools import Dropped, Plan, Planned
-from data.pools.image import image_problem, max_image_bytes
+from data.pools.image import DAMAGE, image_problem, max_image_bytes
 from data.pools.packed import Packed, resume
+from data.pools.tars import Tar, index_tars, pool_tars
 from data.shards import Pair, write_manifest, write_shard
-from data.specs import EmojiPool, IngestSpec, ShardPool
+from data.specs import BenchmarkPool, CompositionPool, FolderPool, IngestSpec, ShardPool
 from data.stage import Outcome, Work
 
 
@@ -26,24 +28,26 @@ def run(spec: IngestSpec, work: Work) -> Outcome:
     Raises:
         ShardError: no pair of the pool is usable.
     """
-    if isinstance(spec.pool, ShardPool):
-        from data.pools.tars import index_shards
-
-        card = {"title": "WebDataset shards, read where they lie", "licence": "not stated"}
-        return _finish(index_shards(spec, spec.pool, work), [], work, card)
+    if isinstance(spec.pool, ShardPool | BenchmarkPool):
+        tars, card = _tars(spec.pool)
+        return _finish(index_tars(spec, tars, work), [], work, card)
     plan = _plan(spec)
     return _finish(list(_pack(spec, work, plan)), plan.dropped, work, plan.data_card)
 
 
+def _tars(pool: ShardPool | BenchmarkPool) -> tuple[list[Tar], dict[str, Any]]:
+    if isinstance(pool, BenchmarkPool):
+        from data.pools.labels import labelled_tars
+
+        return labelled_tars(pool)
+    return pool_tars(pool), {"title": "WebDataset shards, read where they lie", "licence": "not stated"}
+
+
 def _plan(spec: IngestSpec) -> Plan:
-    assert not isinstance(spec.pool, ShardPool)
-    if isinstance(spec.pool, EmojiPool):
-        from data.pools import emoji
-
-        return emoji.plan(spec.pool)
-    from data.pools import folder
-
-    return folder.plan(spec.pool, spec.max_caption_bytes)
+    planner = import_module(f"data.pools.{spec.pool.source}")
+    limits = (spec.max_caption_bytes,) if isinstance(spec.pool, FolderPool | CompositionPool) else ()
+    plan: Plan = planner.plan(spec.pool, *limits)
+    return plan
 
 
 def _finish(packed: Sequence[Packed], dropped: Sequence[Dropped], work: Work, card: dict[str, Any]) -> Outcome:
@@ -90,15 +94,25 @@ def _write(spec: IngestSpec, work: Work, name: str, part: Sequence[Planned]) -> 
 def _read(spec: IngestSpec, name: str, part: Sequence[Planned], dropped: list[Dropped]) -> Iterator[Pair]:
     limit = max_image_bytes(spec.max_image_pixels)
     for pair in part:
-        content = _content(pair.uri, limit + 1)
+        content = _content(pair.uri, limit + 1) if pair.content is None else pair.content
         if content is None:
             problem = "unreadable_file"
         else:
             problem = "image_too_large" if len(content) > limit else image_problem(content, spec.max_image_pixels)
+        if content is not None and not problem and pair.derive is not None:
+            content, problem = _derived(pair, content)
         if problem or content is None:
             dropped.append(Dropped(name, pair.member, problem))
         else:
             yield Pair(pair.uid, content, pair.ext, pair.captions, pair.meta)
+
+
+def _derived(pair: Planned, content: bytes) -> tuple[bytes | None, str]:
+    assert pair.derive is not None
+    try:
+        return pair.derive(content), ""
+    except DAMAGE:
+        return None, "unreadable_image"
 
 
 def _content(uri: str, limit_bytes: int) -> bytes | None:

@@ -15,12 +15,16 @@ Summary = dict[str, Any]
 _TRIES = 5  # of a shard whose worker dies: Ray itself would go on for ever with one that ends every worker
 
 
-def each_shard(work: Work, step: str, names: Sequence[str], do: Callable[[int], Summary]) -> list[Summary]:
+def each_shard(
+    work: Work, step: str, names: Sequence[str], do: Callable[[int], Summary], gpus: int = 0, unit: str = "shards"
+) -> list[Summary]:
     """Call `do(number)` for every shard that is not finished yet; return all summaries in the order of `names`.
 
     `do` writes the shard's files below `work.out`, atomically, and returns a small JSON value, which is kept as restart
     state under the shard's name when everything it speaks of is written. It must be picklable and is called in any
-    order, in any process, and again after a kill: the same number must write the same bytes.
+    order, in any process, and again after a kill: the same number must write the same bytes. On Ray a worker has one
+    CPU; where it needs `gpus`, it has so many of them and the CPUs of a worker with a GPU (`cpus_per_worker`).
+    `unit` is what a person calls one of them.
 
     Raises:
         UserError: as `do` raised it.
@@ -30,10 +34,12 @@ def each_shard(work: Work, step: str, names: Sequence[str], do: Callable[[int], 
     missing = [number for number, name in enumerate(names) if f"{name}.json" not in done]
     task = _Task(do, names, uris)
     made = len(names) - len(missing)
-    work.events.progress(made, len(names), "shards", step)
-    for _ in _on_ray(task, missing, work.place.data_workers) if work.place.data_workers else map(task, missing):
+    work.events.progress(made, len(names), unit, step)
+    place = work.place
+    needs = {"num_cpus": place.cpus_per_worker, "num_gpus": gpus} if gpus else {"num_cpus": 1}
+    for _ in _on_ray(task, missing, place.data_workers, needs) if place.data_workers else map(task, missing):
         made += 1
-        work.events.progress(made, len(names), "shards", step)
+        work.events.progress(made, len(names), unit, step)
     return [storage.read_json(uri) for uri in uris]
 
 
@@ -66,7 +72,7 @@ class _Task:
         return number
 
 
-def _on_ray(task: _Task, numbers: Sequence[int], workers: int) -> Any:
+def _on_ray(task: _Task, numbers: Sequence[int], workers: int, needs: dict[str, int]) -> Any:
     """Run the task on so many of Ray's workers; a worker that is lost is replaced, its shard done again."""
     import ray.data
 
@@ -86,7 +92,7 @@ def _on_ray(task: _Task, numbers: Sequence[int], workers: int) -> Any:
     logging.getLogger("ray.data").setLevel(logging.WARNING)  # our events tell how far we are; its import resets this
     rows = ray.data.from_items([{"number": number} for number in numbers], override_num_blocks=len(numbers))
     pool = ray.data.TaskPoolStrategy(size=min(workers, len(numbers)))
-    for entry in rows.map(row, num_cpus=1, compute=pool).iter_rows():
+    for entry in rows.map(row, compute=pool, **needs).iter_rows():
         if entry["error"]:
             from data import errors
 

@@ -6,13 +6,26 @@ No path is part of it, so a pool that moved is still the same pool.
 import hashlib
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from importlib import import_module
 from typing import Any
 
 from data import storage
 from data.curation.specs import EntryFile, Metadata, PageTitles, Unigrams, WordNet
 from data.errors import RecipeError, ShardError
 from data.spec import digest
-from data.specs import EmojiPool, FolderPool, Pool, ShardPool
+from data.specs import (
+    AssociationPool,
+    BenchmarkPool,
+    ClassFolderPool,
+    CompositionPool,
+    DigitsPool,
+    DirectionPool,
+    EmojiPool,
+    FolderPool,
+    Pool,
+    ShardPool,
+    TextilePool,
+)  # fmt: skip
 
 WHOLE_POOL_BYTES = 256 << 20  # local pools below this are hashed whole
 EDGE_BYTES = 64 << 10
@@ -37,8 +50,16 @@ def list_images(folder: str) -> list[tuple[str, int]]:
     """Return (relative name, size in bytes) of the pictures below a folder."""
     from data.shards import IMAGE_EXTENSIONS  # loads pyarrow, which the plan of other pools does not need
 
-    files = _list_folder(folder, "pool.images", recursive=True)
-    return [(name, size) for name, size in files if extension_of(name) in IMAGE_EXTENSIONS]
+    return [(name, size) for name, size in list_pool_files(folder) if extension_of(name) in IMAGE_EXTENSIONS]
+
+
+def list_pool_files(folder: str) -> list[tuple[str, int]]:
+    """Return (relative name, size in bytes) of everything below a folder of pictures.
+
+    Raises:
+        ShardError: the folder is not there.
+    """
+    return _list_folder(folder, "pool.images", recursive=True)
 
 
 def extension_of(name: str) -> str:
@@ -66,9 +87,31 @@ def pool_identity(pool: Pool) -> dict[str, Any]:
 
         picture_folders(pool.vendors)
         return {"packages": package_versions()}
+    if isinstance(pool, CompositionPool):
+        return {
+            "annotations": file_digest(pool.annotations, "pool.annotations"),
+            "images": _files_digest(pool.images, list_images(pool.images)),
+        }
+    if isinstance(pool, DigitsPool | TextilePool | AssociationPool | DirectionPool):
+        planner = import_module(f"data.pools.{pool.source}")
+        return {"packages": planner.package_versions()}
     if isinstance(pool, ShardPool):
         return {"tars": _files_digest(pool.url, list_tars(pool.url))}
+    if isinstance(pool, BenchmarkPool):
+        return _benchmark_identity(pool)
+    if isinstance(pool, ClassFolderPool):
+        return {"images": _files_digest(pool.images, list_images(pool.images))}
     return _folder_identity(pool)
+
+
+def _benchmark_identity(pool: BenchmarkPool) -> dict[str, Any]:
+    """Tars, class names and type; templates are part of a recipe's prompts, not of the pairs."""
+    from data.pools.benchmark import files_url, list_benchmark_tars, read_classes
+
+    url = files_url(pool.url)
+    tars = [(tar.file, tar.bytes) for tar in list_benchmark_tars(url, pool.splits)]
+    classes, kind = read_classes(url)
+    return {"tars": _files_digest(url, tars), "classes": digest(list(classes)), "type": kind}
 
 
 def _folder_identity(pool: FolderPool) -> dict[str, Any]:

@@ -1,8 +1,9 @@
 """What the data stages of a recipe are made of: pools, splits, rewriters. No torch, no ray."""
 
+import re
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from data.spec import Operational, SelectionRef, ShardSetRef, Spec
 from data.stage import StageFunction, StageSpec
@@ -29,22 +30,111 @@ class ShardPool(Spec):
 
 
 class FolderPool(Spec):
-    """A folder of images and a CSV, TSV, parquet or JSONL file of captions."""
+    """A folder of images and a CSV, TSV, parquet or JSONL file of captions, labels, or both."""
 
     source: Literal["folder"] = "folder"
     images: Annotated[str, Operational] = Field(description="folder the image paths are relative to")
     captions: Annotated[str, Operational] = Field(description=".csv, .tsv, .parquet or .jsonl file")
     image_column: str = "image"
-    caption_column: str = "caption"
+    caption_column: str | None = Field(default="caption", description="None: labelled pictures without captions")
+    more_captions: dict[str, str] = Field(
+        default_factory=dict, description="caption source -> column, e.g. wrong captions; an empty cell is none"
+    )
     uid_column: str | None = Field(default=None, description="stable id per row; default: hash of the image path")
 
+    @field_validator("more_captions")
+    @classmethod
+    def _free_names(cls, columns: dict[str, str]) -> dict[str, str]:
+        for source in columns:
+            if not source.strip() or re.fullmatch(r"alt\d*", source):
+                raise ValueError(f"{source!r} is what caption_column gives; choose another name, such as 'negative'")
+        return columns
 
-Pool = Annotated[EmojiPool | ShardPool | FolderPool, Field(discriminator="source")]
+
+class BenchmarkPool(Spec):
+    """A data set in CLIP_benchmark's WebDataset layout: `{split}/nshards.txt`, `{split}/{number}.tar`.
+
+    Class names, templates and type are text files beside the splits.
+    """
+
+    source: Literal["benchmark"] = "benchmark"
+    url: Annotated[str, Operational] = Field(description="folder, s3:// prefix or http(s):// address of the data set")
+    splits: tuple[Annotated[str, Field(pattern=r"^[\w-]+$")], ...] = Field(default=("test",), min_length=1)
+    value_names: tuple[str, ...] = Field(
+        default=(), description="what the numbers of `.npy` metadata are, in order: each becomes a metadata field"
+    )
+
+
+class ClassFolderPool(Spec):
+    """Pictures sorted into a folder a class (`<class>/*.jpg`), or a folder a split with such folders inside."""
+
+    source: Literal["class_folders"] = "class_folders"
+    images: Annotated[str, Operational] = Field(description="folder that holds the folders")
+    split_folders: bool = Field(default=False, description="the first level is the split, the second the class")
+
+
+class DigitsPool(Spec):
+    """scikit-learn's 1,797 handwritten digits of 8x8 pixels."""
+
+    source: Literal["digits"] = "digits"
+
+
+class TextilePool(Spec):
+    """2,000 simulated textile photographs with and without defects, from package conformal-clip-data."""
+
+    source: Literal["textile"] = "textile"
+
+
+CompositionLayout = Literal[
+    "sugar_crepe", "winoground", "aro_relation", "aro_attribution", "caption_order", "mmvp", "winogavil"
+]
+
+
+class CompositionPool(Spec):
+    """A compositional benchmark in its authors' own files: right and wrong captions as caption sources.
+
+    Wrong captions are `negative`, `negative2` ...; items, relations, patterns and answers are metadata.
+    """
+
+    source: Literal["composition"] = "composition"
+    layout: CompositionLayout
+    annotations: Annotated[str, Operational] = Field(description="the authors' .json, .jsonl or .csv file")
+    images: Annotated[str, Operational] = Field(description="folder the file's picture names are relative to")
+
+
+class AssociationPool(Spec):
+    """Objects of a natural colour, alone and two side by side, made from one vendor's emoji on white."""
+
+    source: Literal["association"] = "association"
+    vendor: Literal["Goog", "Twtr"] = Field(default="Twtr", description="both licences allow derived pictures")
+
+
+class DirectionPool(Spec):
+    """People facing left and, mirrored, facing right, of one vendor's emoji: items of two pictures and two captions."""
+
+    source: Literal["direction"] = "direction"
+    vendor: Literal["Goog", "Twtr"] = Field(default="Twtr", description="both licences allow derived pictures")
+
+
+Pool = Annotated[
+    EmojiPool
+    | ShardPool
+    | FolderPool
+    | BenchmarkPool
+    | ClassFolderPool
+    | DigitsPool
+    | TextilePool
+    | CompositionPool
+    | AssociationPool
+    | DirectionPool,
+    Field(discriminator="source"),
+]
 
 
 class IngestSpec(StageSpec):
     """Make a shard set from a pool; what cannot be used is counted with a reason and listed, never silently dropped."""
 
+    REVISION: ClassVar[int] = 2  # wrong captions of emoji
     MAKES: ClassVar[str] = "shard_set"
     kind: Literal["ingest"] = "ingest"
     pool: Pool
@@ -89,7 +179,14 @@ class HoldoutFraction(Spec):
     fraction: float = Field(gt=0, lt=1)
 
 
-Holdout = Annotated[HoldoutValues | HoldoutFraction, Field(discriminator="by")]
+class HoldoutRest(Spec):
+    """Hold out every pair that no earlier holdout takes: a set that is only evaluated has no `train`."""
+
+    by: Literal["rest"] = "rest"
+    field: ClassVar[None] = None
+
+
+Holdout = Annotated[HoldoutValues | HoldoutFraction | HoldoutRest, Field(discriminator="by")]
 
 
 class SplitSpec(StageSpec):

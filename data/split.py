@@ -14,7 +14,7 @@ from data.errors import RecipeError, nearest
 from data.selection import SPLIT_SCHEMA, write_split
 from data.shards import ShardSet, read_parquet
 from data.shardwise import Summary, each_shard
-from data.specs import Holdout, HoldoutFraction, HoldoutValues, SplitSpec
+from data.specs import Holdout, HoldoutFraction, HoldoutRest, HoldoutValues, SplitSpec
 from data.stage import Outcome, Work
 
 TRAIN = "train"
@@ -111,6 +111,8 @@ def _split_of(pair: Described, holdouts: Mapping[str, Holdout], seed: int) -> st
 
 
 def _applies(pair: Described, name: str, holdout: Holdout, seed: int) -> bool:
+    if isinstance(holdout, HoldoutRest):
+        return True
     value = _value(pair, holdout.field)
     if isinstance(holdout, HoldoutValues):
         return value in holdout.values
@@ -126,7 +128,7 @@ def check(seen: Seen, holdouts: Mapping[str, Holdout]) -> None:
     for name, holdout in holdouts.items():
         if name == TRAIN:
             raise RecipeError(f"holdouts.{TRAIN}: {TRAIN!r} is what no holdout takes; choose another name")
-        if holdout.field is not None:
+        if not isinstance(holdout, HoldoutRest) and holdout.field is not None:
             _check_field(seen, name, holdout)
     for name in holdouts:
         if not seen.splits[name]:

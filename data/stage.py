@@ -66,9 +66,12 @@ class StageSpec(Spec):
         source, order = self.source_identity(), dict(orders(self))
         return {**identity(self), **({"source": source} if source else {}), **({"order": order} if order else {})}
 
-    def fingerprint(self, parents: Mapping[str, str]) -> str:
-        """Fingerprint of what this stage makes from parents with these fingerprints (role -> fingerprint)."""
-        return fingerprint(self.kind, self.REVISION, self.resolved(), dict(parents))
+    def fingerprint(self, parents: Mapping[str, str], config: Mapping[str, Any] | None = None) -> str:
+        """Fingerprint of what this stage makes from parents with these fingerprints (role -> fingerprint).
+
+        `config` is `resolved()`, where the caller has it: reading a pool's identity may take a while.
+        """
+        return fingerprint(self.kind, self.REVISION, self.resolved() if config is None else config, dict(parents))
 
 
 def run_stage(name: str, spec: StageSpec, parent_uris: Mapping[str, str], place: Place) -> Artifact:
@@ -79,8 +82,8 @@ def run_stage(name: str, spec: StageSpec, parent_uris: Mapping[str, str], place:
     """
     parents = _open_parents(name, spec, parent_uris)
     prints = {role: parent.fingerprint for role, parent in parents.items()}
-    config = spec.resolved()  # once: reading a pool's identity may take a while
-    print_ = fingerprint(spec.kind, spec.REVISION, config, prints)
+    config = spec.resolved()
+    print_ = spec.fingerprint(prints, config)
     out = Output(place.root, name, print_)
     events = Events(out.events_uri, name)
     record = Record(

@@ -23,6 +23,7 @@ import fsspec
 from data.errors import StorageError
 
 _CHUNK_BYTES = 8 << 20
+_NO_SUCH_RANGE = 416  # HTTP status
 _FULL = "no space left; free some or choose another --root"
 
 
@@ -84,6 +85,9 @@ def explained(uri: str, doing: str, path: str | None = None) -> Iterator[None]:
             raise
         raise StorageError(f"{uri}: cannot {doing}: {_reason(error)}") from error
     except Exception as error:  # botocore and safetensors have trees of their own; the rest goes on as it is
+        if type(error).__module__.startswith("aiohttp"):
+            told = f"{type(error).__name__} {getattr(error, 'status', '')}".strip()
+            raise StorageError(f"{uri}: cannot {doing}: {told}; check the address and your access to it") from error
         if type(error).__module__.startswith("botocore"):
             raise StorageError(f"{uri}: cannot {doing}: {type(error).__name__}; check the AWS_* settings") from error
         if "No space left on device" in str(error):
@@ -167,7 +171,27 @@ def size_bytes(uri: str) -> int:
     """Size of a file."""
     fs, path = filesystem(uri)
     with explained(uri, "read"):
-        return int(fs.size(path))
+        size = fs.size(path)
+    if size is None:
+        raise StorageError(f"{uri}: the server does not say how large it is; copy it to a folder or bucket")
+    return int(size)
+
+
+def is_web(uri: str) -> bool:
+    """True for `http://` and `https://`, which can be read but not listed or written."""
+    return uri.startswith(("http://", "https://"))
+
+
+def serves_ranges(uri: str) -> bool:
+    """False for a file of a web server that sends whole files only: no picture could be read from a tar there."""
+    if not is_web(uri):
+        return True
+    try:
+        with open_read(uri) as stream:
+            stream.seek(1)
+            return len(stream.read(1)) == 1
+    except ValueError:  # what fsspec raises when the answer to a range is the whole file, or the stream cannot seek
+        return False
 
 
 def read_bytes(uri: str, start: int | None = None, end: int | None = None) -> bytes:
@@ -177,11 +201,18 @@ def read_bytes(uri: str, start: int | None = None, end: int | None = None) -> by
         return b""  # S3 has no empty ranges
     with explained(uri, "read"):
         try:
-            return bytes(fs.cat_file(path, start=start, end=end))
+            content = bytes(fs.cat_file(path, start=start, end=end))
         except OSError as error:
             if start is not None and error.errno == errno.EINVAL and not is_local(uri):  # S3: InvalidRange
                 return b""
             raise
+        except Exception as error:  # aiohttp's; the package is not imported for those who read no web address
+            if start is not None and is_web(uri) and getattr(error, "status", None) == _NO_SUCH_RANGE:
+                return b""
+            raise
+    if start is not None and end is not None and len(content) > end - start:
+        raise StorageError(f"{uri}: the server sends whole files, not ranges; copy it to a folder or bucket")
+    return content
 
 
 def read_json(uri: str) -> Any:

@@ -129,8 +129,15 @@ def _table_problems(
     if captions is not None:
         counts["captions"] += len(captions)
         usable = {row["uid"] for row in captions if (row["caption"] or "").strip()}
-        yield from ((uid, "missing_caption") for uid in dict.fromkeys(uids) if uid not in usable)
+        needed = dict.fromkeys(uids if _needs_captions(artifact) else (row["uid"] for row in captions))
+        yield from ((uid, "missing_caption") for uid in needed if uid not in usable)
         yield from ((uid, "caption_without_pair") for uid in sorted({row["uid"] for row in captions} - set(uids)))
+
+
+def _needs_captions(artifact: Artifact) -> bool:
+    """False where the pool holds labelled pictures, which may have no caption."""
+    pool = artifact.record.config.get("pool", {})
+    return pool.get("source") not in ("benchmark", "class_folders") and pool.get("caption_column", "") is not None
 
 
 def _tar_problems(shard_set: ShardSet, number: int, decode: bool, counts: Counter[str]) -> Iterator[tuple[str, str]]:
@@ -149,13 +156,13 @@ def _tar_problems(shard_set: ShardSet, number: int, decode: bool, counts: Counte
             yield "", "checksum_mismatch"
             yield from damage
         for row in _read(shard_set.artifact, "index", shard) or ():
-            problem = _picture_problem(stream, row, max_pixels, decode)
+            problem = _picture_problem(stream, shard.name, row, max_pixels, decode)
             counts["images"] += 1
             if problem:
                 yield row["uid"], problem
 
 
-def _picture_problem(stream: IO[bytes], row: dict[str, Any], max_pixels: int, decode: bool) -> str:
+def _picture_problem(stream: IO[bytes], shard: str, row: dict[str, Any], max_pixels: int, decode: bool) -> str:
     """Check that the header before the picture names it and that the picture is whole."""
     if row["offset"] < BLOCK or row["bytes"] < 0:
         return "wrong_offset"
@@ -166,6 +173,8 @@ def _picture_problem(stream: IO[bytes], row: dict[str, Any], max_pixels: int, de
     is_short = (
         header.name.isascii() and "?" not in header.name and len(header.name) < 100
     )  # else another header has the name
-    if is_short and split_name(header.name.removeprefix("./")) != (row["uid"], row["ext"]):
+    key, extension = split_name(header.name.removeprefix("./"))
+    # where the keys of a pool repeat from tar to tar, the tar's name stands before them in the uid
+    if is_short and (row["uid"] not in (key, f"{shard}-{key}") or extension != row["ext"]):
         return "wrong_offset"
     return image_problem(content, max_pixels, decode)

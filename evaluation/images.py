@@ -2,7 +2,9 @@
 
 import base64
 import io
+import json
 from collections.abc import Iterable, Sequence
+from functools import cached_property
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -16,14 +18,23 @@ VENDOR = "vendor"
 class Pictures:
     """Reads pictures of one shard set; those of vendors that may not be shown are never opened."""
 
-    def __init__(self, pairs: ShardSet, vendor_of: dict[str, str], vendors: Sequence[str] = ()) -> None:
-        """`vendors` empty: all may be shown."""
-        self._pairs, self._index = pairs, pairs.index()
-        self._vendor_of, self._vendors = vendor_of, frozenset(vendors)
+    def __init__(self, pairs: ShardSet, vendors: Sequence[str] = ()) -> None:
+        """`vendors`: values of metadata field `vendor`; empty: all may be shown."""
+        self.pairs, self._vendors = pairs, frozenset(vendors)
+
+    @cached_property
+    def _index(self) -> pa.Table:
+        return self.pairs.index()
+
+    @cached_property
+    def _showable(self) -> frozenset[str]:
+        columns = (self._index[name].to_pylist() for name in ("uid", "meta"))
+        found = zip(*columns, strict=True)
+        return frozenset(uid for uid, meta in found if json.loads(meta or "{}").get(VENDOR) in self._vendors)
 
     def may_show(self, uid: str) -> bool:
         """Whether this picture's vendor is among those that may be shown."""
-        return not self._vendors or self._vendor_of.get(uid) in self._vendors
+        return not self._vendors or uid in self._showable
 
     def read(self, uids: Iterable[str], side: int) -> dict[str, Image.Image]:
         """Pictures fitted into a square of `side` pixels on white, without what may not be shown or decoded."""
@@ -31,7 +42,7 @@ class Pictures:
         rows = self._index.filter(pc.is_in(self._index["uid"], value_set=pa.array(wanted, pa.string())))
         found = {}
         for row in rows.to_pylist():
-            picture = _decode(self._pairs.read_image(row["shard"], row["offset"], row["bytes"]), side)
+            picture = _decode(self.pairs.read_image(row["shard"], row["offset"], row["bytes"]), side)
             if picture:
                 found[row["uid"]] = picture
         return found

@@ -22,29 +22,54 @@ def count(value: float) -> str:
     return f"{value:,.0f}".replace("-", MINUS)
 
 
-def measured(value: float, unit: str) -> str:
-    """A value of a metric in its unit."""
-    return percent(value) if unit == "fraction" else rank(value)
+def number(value: float) -> str:
+    """A number without a unit, in three digits: 0.412, 12.3."""
+    return f"{value:.3g}".replace("-", MINUS) if abs(value) < 1000 else count(value)
 
 
-def interval(low: float, high: float, unit: str) -> str:
+def measured(value: float | None, unit: str) -> str:
+    """A value of a metric in its unit; a dash where it has no meaning."""
+    if value is None:
+        return "–"
+    if unit == "points":
+        return difference(value, unit)
+    return {"fraction": percent, "rank": rank}.get(unit, number)(value)
+
+
+def interval(low: float | None, high: float | None, unit: str) -> str:
     """A 95 % interval without repeating the unit: 61.7-64.8."""
+    if low is None or high is None:
+        return "no interval"
+    if unit == "points":
+        return difference_interval(low, high, unit)
     if unit != "fraction":
-        return f"{rank(low)}–{rank(high)}"
+        write = rank if unit == "rank" else number
+        return f"{write(low)}{' to ' if low < 0 else '–'}{write(high)}"
     digits = 1 if 100 * high >= 1 else 2
     return f"{100 * low:.{digits}f}–{100 * high:.{digits}f}"
 
 
-def difference(value: float, unit: str) -> str:
-    """A signed difference: +3.1 points, or +2 ranks."""
-    if unit == "fraction":
+def difference(value: float | None, unit: str) -> str:
+    """A signed difference: +3.1 points, +2 ranks, +0.12."""
+    if value is None:
+        return "–"
+    if unit in ("fraction", "points"):
         return f"{100 * value:+.1f}".replace("-", MINUS)
-    return f"{value:+,.0f}".replace("-", MINUS)
+    if unit == "rank":
+        return f"{value:+,.0f}".replace("-", MINUS)
+    return f"{value:+.3g}".replace("-", MINUS)
 
 
-def difference_interval(low: float, high: float, unit: str) -> str:
+def difference_interval(low: float | None, high: float | None, unit: str) -> str:
     """The interval of a difference, both ends signed."""
-    return f"{difference(low, unit)} to {difference(high, unit)}"
+    return "no interval" if low is None else f"{difference(low, unit)} to {difference(high, unit)}"
+
+
+def probability(p: float | None) -> str:
+    """A p value: 0.03, < 0.001."""
+    if p is None:
+        return "–"
+    return "< 0.001" if p < 0.001 else f"{p:.2g}" if p < 0.1 else f"{p:.2f}"
 
 
 def size(value: float) -> str:

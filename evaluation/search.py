@@ -119,5 +119,5 @@ def _look_up(
     for artifact, uids in stores.values():
         pairs_set = ShardSet(artifact)
         captions |= first_captions(pairs_set, uids, "alt")
-        pictures |= Pictures(pairs_set, {}).read(uids, SIDE)
+        pictures |= Pictures(pairs_set).read(uids, SIDE)
     return [Found(uid, best[uid][0], captions.get(uid, "")) for uid in order], pictures

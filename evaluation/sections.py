@@ -15,9 +15,9 @@ from data.errors import EvaluationError
 from data.features import FeatureSet
 from data.selection import read_selection
 from data.shards import ShardSet, read_parquet
-from evaluation import plots
 from evaluation.gallery import best_pictures
 from evaluation.images import Pictures
+from evaluation.plots import runs
 
 _EXAMPLES = 6
 _LOOKED_AT = 3000
@@ -36,7 +36,7 @@ _FACTS = {
 Section = dict[str, Any]
 
 
-def curation(selection: Artifact, pairs: ShardSet, pictures: Pictures) -> Section:
+def curation(selection: Artifact, pictures: Pictures | None) -> Section:
     """What was kept and why: fates, entries before and after, and examples whose pictures may be shown."""
     counts, metrics = selection.record.counts, selection.record.metrics
     fates = [("kept", counts.get("kept", 0))]
@@ -48,13 +48,13 @@ def curation(selection: Artifact, pairs: ShardSet, pictures: Pictures) -> Sectio
         "total": total,
         "fates": [{"name": name, "count": number, "share": number / total} for name, number in fates if number],
         "facts": {label: metrics[name] for name, label in _FACTS.items() if name in metrics},
-        "histogram": plots.entry_histogram(**histogram) if {"edges", "before", "after"} == histogram.keys() else None,
+        "histogram": runs.entry_histogram(**histogram) if {"edges", "before", "after"} == histogram.keys() else None,
         "top_entries": metrics.get("top_entries", []),
-        "examples": _examples(selection, pairs, pictures, source),
+        "examples": _examples(selection, pictures, source) if pictures else {},
     }
 
 
-def _examples(selection: Artifact, pairs: ShardSet, pictures: Pictures, source: str) -> dict[str, list[Section]]:
+def _examples(selection: Artifact, pictures: Pictures, source: str) -> dict[str, list[Section]]:
     table = read_selection(selection)
     chosen: dict[str, list[Section]] = {}
     for reason in sorted(set(table["reason"].to_pylist())):
@@ -62,7 +62,7 @@ def _examples(selection: Artifact, pairs: ShardSet, pictures: Pictures, source: 
         shown = [row for row in _spread(rows, _LOOKED_AT).to_pylist() if pictures.may_show(row["uid"])]
         chosen[reason or "kept"] = _by_hash(shown, "uid")[:_EXAMPLES]
     uids = [row["uid"] for rows in chosen.values() for row in rows]
-    images, captions = pictures.data_uris(uids), first_captions(pairs, uids, source)
+    images, captions = pictures.data_uris(uids), first_captions(pictures.pairs, uids, source)
     return {
         reason: [
             {"uid": row["uid"], "caption": captions.get(row["uid"], ""), "p_keep": row["p_keep"],
@@ -99,16 +99,22 @@ def training(checkpoints: Mapping[str, Artifact]) -> list[Section]:
         if lines:
             phases = list(dict.fromkeys(str(line.get("phase", "")) for line in lines))
             last = {phase: [line for line in lines if str(line.get("phase", "")) == phase][-1] for phase in phases}
-            own = {"label": label, "plot": plots.loss_curve(lines, label), "last": last}
+            own = {"label": label, "plot": runs.loss_curve(lines, label), "last": last}
             found.append(own | {"checks": checkpoint.record.metrics.get("checks", {})})
     return found
 
 
 def parameters(evaluations: Mapping[str, Artifact]) -> dict[str, int]:
     """Number of parameters of the model behind each evaluation, where its checkpoint says it."""
-    models = {label: a.parent("features").parent("checkpoint") for label, a in evaluations.items()}
+    models = {label: checkpoint_of(evaluation) for label, evaluation in evaluations.items()}
     counts = {label: model.record.counts.get("parameters") for label, model in models.items()}
     return {label: count for label, count in counts.items() if count}
+
+
+def checkpoint_of(evaluation: Artifact) -> Artifact:
+    """The checkpoint behind an evaluation: the same for all its feature sets."""
+    role = next(role for role in evaluation.record.parents if role.endswith(".features"))
+    return evaluation.parent(role).parent("checkpoint")
 
 
 def _log(uri: str) -> list[Section]:
@@ -116,9 +122,7 @@ def _log(uri: str) -> list[Section]:
     return [line for line in lines if "loss" in line and "samples_seen" in line]
 
 
-def gallery(
-    features: FeatureSet, uids: Sequence[str], queries: Sequence[str], pairs: ShardSet, pictures: Pictures
-) -> list[Section]:
+def gallery(features: FeatureSet, uids: Sequence[str], queries: Sequence[str], pictures: Pictures) -> list[Section]:
     """The pictures of a split that a model finds for each query, among those that may be shown.
 
     Raises:
@@ -127,11 +131,13 @@ def gallery(
     """
     shown = [uid for uid in uids if uid in features.image_row and pictures.may_show(uid)]
     if not shown:
-        raise EvaluationError("gallery_vendors: no embedded picture of gallery_split is of these vendors; name others")
+        raise EvaluationError(
+            "gallery.split: no embedded picture of it is of the vendors its set may show; name others in `sets`"
+        )
     rows = features.text_rows(queries)
     hits = [best_pictures(features, shown, features.text_features[row], _GALLERY_PICTURES) for row in rows]
     every = [hit.uid for found in hits for hit in found]
-    images, captions = pictures.data_uris(every, side=128), first_captions(pairs, every, "alt")
+    images, captions = pictures.data_uris(every, side=128), first_captions(pictures.pairs, every, "alt")
     return [
         {"query": query, "hits": [
             {"uid": hit.uid, "score": hit.score, "caption": captions.get(hit.uid, ""), "picture": images[hit.uid]}

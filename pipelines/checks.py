@@ -4,13 +4,14 @@ Each misfit is one line, said before anything runs.
 """
 
 from collections.abc import Iterator, Mapping
-from typing import Any
 
 from data.curation.specs import CurateSpec, DedupSpec, MatchSpec
 from data.errors import RecipeError, nearest
 from data.specs import RewriteSpec, SplitSpec
 from data.stage import StageSpec
-from evaluation.specs import EvaluateSpec, ReportSpec, ZeroShot
+from evaluation.specs import EvaluateSpec, ReportSpec
+from pipelines.evaluation_checks import check_evaluate, check_report, headline_splits
+from pipelines.explain import need
 from training.specs import ClusterSampler, EmbedSpec, Phase, TrainSpec, Upcycle, Validation
 
 Stages = Mapping[str, StageSpec]
@@ -68,14 +69,9 @@ def check_stages(stages: Stages) -> None:
             if isinstance(stage, CurateSpec):
                 _check_curate(place, stage, stages)
         elif isinstance(stage, EvaluateSpec):
-            _check_evaluate(place, stage, stages)
+            check_evaluate(place, stage, stages)
         elif isinstance(stage, ReportSpec):
-            _check_report(place, stage, stages)
-
-
-def _need(place: str, value: str, known: list[str], what: str) -> None:
-    if value not in known:
-        raise RecipeError(f"{place}: {value!r}: {what}{nearest(value, known)}; have {', '.join(known) or 'none'}")
+            check_report(place, stage, stages)
 
 
 def _splits_of(stages: Stages, split: str) -> list[str]:
@@ -88,7 +84,7 @@ def _check_splits(place: str, splits: tuple[str, ...], known: list[str]) -> None
     if not splits:
         raise RecipeError(f"{place}.splits: []: name at least one of {', '.join(known)}")
     for number, split in enumerate(splits):
-        _need(f"{place}.splits.{number}", split, known, "no such split")
+        need(f"{place}.splits.{number}", split, known, "no such split")
 
 
 def _check_curate(place: str, stage: CurateSpec, stages: Stages) -> None:
@@ -111,7 +107,7 @@ def _check_curate(place: str, stage: CurateSpec, stages: Stages) -> None:
             if ours != theirs:
                 raise RecipeError(f"{place}.{field}: {ours!r}: {role} {name!r} was made with {theirs!r}; use the same")
         for number, split in enumerate(stage.splits):
-            _need(f"{place}.splits.{number}", split, list(made.splits), f"not among the splits of {name!r}")
+            need(f"{place}.splits.{number}", split, list(made.splits), f"not among the splits of {name!r}")
 
 
 def _check_train(place: str, stage: TrainSpec, stages: Stages) -> None:
@@ -123,11 +119,11 @@ def _check_train(place: str, stage: TrainSpec, stages: Stages) -> None:
         if not name.replace("_", "").replace("-", "").isalnum() or name == "init":
             raise RecipeError(f"{here}: {name!r}: a phase is named with letters, digits, _ and -, and not `init`")
         for path, other in _phase_references(phase):
-            _need(f"{here}.{path}", other, earlier, "not an earlier phase of this stage")
+            need(f"{here}.{path}", other, earlier, "not an earlier phase of this stage")
         for label, term in phase.objectives.items():
             teacher = getattr(term.loss, "teacher", None)
             if teacher is not None:
-                _need(
+                need(
                     f"{here}.objectives.{label}.loss.teacher",
                     teacher,
                     list(phase.teachers),
@@ -149,13 +145,17 @@ def _check_validation(place: str, stage: TrainSpec, validation: Validation, stag
     name, selection = validation.name, stages.get(stage.selection)
     if name == "train":
         raise RecipeError(f"{place}.name: 'train': validation reads a held-out split; name another")
-    _need(f"{place}.name", name, _splits_of(stages, validation.split), "no such split")
+    need(f"{place}.name", name, _splits_of(stages, validation.split), "no such split")
     if isinstance(selection, CurateSpec) and selection.split == validation.split and name in selection.splits:
         raise RecipeError(f"{place}.name: {name!r}: {stage.selection!r} trains on this split; name another")
     if all(phase.result == "last" for phase in stage.phases.values()):
         return
     for label, report in stages.items():
-        if isinstance(report, ReportSpec) and report.split == validation.split and report.headline[0] == name:
+        if (
+            isinstance(report, ReportSpec)
+            and name == report.headline[1]
+            and validation.split in headline_splits(report, stages)
+        ):
             raise RecipeError(
                 f"{place}.name: {name!r}: weights chosen on the split that stages.{label}.headline judges them by; "
                 "hold out another split for one of the two"
@@ -182,58 +182,3 @@ def _check_captions(place: str, weights: Mapping[str, float], layers: list[str],
             )
     if sum(weights.values()) <= 0:
         raise RecipeError(f"{place}: {dict(weights)}: give at least one source a weight above 0")
-
-
-def _check_evaluate(place: str, stage: EvaluateSpec, stages: Stages) -> None:
-    embed = stages[stage.features]
-    assert isinstance(embed, EmbedSpec)
-    for field in ("pairs", "split"):
-        ours, theirs = getattr(stage, field), getattr(embed, field)
-        if ours != theirs:
-            raise RecipeError(
-                f"{place}.{field}: {ours!r}: the features of {stage.features!r} were made with {theirs!r}; use that"
-            )
-    for number, split in enumerate(stage.splits):
-        if split == "train":
-            raise RecipeError(f"{place}.splits.{number}: 'train': an evaluation reads held-out splits only; remove it")
-        _need(f"{place}.splits.{number}", split, list(embed.splits), f"not embedded by {stage.features!r}")
-    for label, task in stage.tasks.items():
-        if isinstance(task, ZeroShot):
-            _check_prompts(f"{place}.tasks.{label}.prompts", task.prompts, embed, stage.features)
-
-
-def _check_prompts(place: str, prompts: Any, embed: EmbedSpec, name: str) -> None:
-    embedded = {(known.field, template) for known in embed.prompts for template in known.templates}
-    for number, template in enumerate(prompts.templates):
-        if "{c}" not in template:
-            raise RecipeError(
-                f"{place}.templates.{number}: {template!r}: a template has {{c}} where the class name goes"
-            )
-        if (prompts.field, template) not in embedded:
-            raise RecipeError(
-                f"{place}.templates.{number}: {template!r}: not embedded for {prompts.field!r}; "
-                f"add it to stages.{name}.prompts"
-            )
-
-
-def _check_report(place: str, stage: ReportSpec, stages: Stages) -> None:
-    labels = list(stage.evaluations)
-    for number, label in enumerate(stage.controls):
-        _need(f"{place}.controls.{number}", label, labels, "no such evaluation label")
-    for label, base in stage.compare.items():
-        _need(f"{place}.compare.{label}", label, labels, "no such evaluation label")
-        _need(f"{place}.compare.{label}", base, labels, "no such evaluation label")
-    evaluations = [spec for spec in map(stages.get, stage.evaluations.values()) if isinstance(spec, EvaluateSpec)]
-    split, task, _ = stage.headline
-    _need(
-        f"{place}.headline.0", split, sorted({s for e in evaluations for s in e.splits}), "no evaluation has this split"
-    )
-    _need(f"{place}.headline.1", task, sorted({t for e in evaluations for t in e.tasks}), "no evaluation has this task")
-    gallery = stages.get(stage.gallery) if stage.gallery else None
-    if isinstance(gallery, EmbedSpec) and stage.gallery_split:
-        _need(f"{place}.gallery_split", stage.gallery_split, list(gallery.splits), f"not embedded by {stage.gallery!r}")
-    if isinstance(gallery, EmbedSpec):
-        for number, query in enumerate(stage.queries):
-            _need(
-                f"{place}.queries.{number}", query, list(gallery.queries), f"not among stages.{stage.gallery}.queries"
-            )

@@ -22,11 +22,30 @@ _EXAMPLES = """examples:
   clipworks verify runs/pairs-0123456789ab
   clipworks why 1f600-Goog --root runs                which decisions about a pair, by what, and who trained on it
   clipworks search runs/pretrain-0123456789ab "red apple"
+  clipworks evaluate runs/pretrain-0123456789ab runs/refine-0123456789ab --suite bundled
+  clipworks evaluate ViT-B-32:laion2b_s34b_b79k --suite datacomp --data my/evalsets
 """
 _PREFLIGHT_EXAMPLES = """examples:
   clipworks preflight quickstart
   clipworks preflight mine.yaml --place place.yaml --root s3://bucket/clipworks
   clipworks preflight mine.yaml --set stages.pretrain.phases.pretrain.chunk_pairs=256 --json
+"""
+_EXAMPLES_EXAMPLES = """examples:
+  clipworks examples runs/evaluate_pretrained-0123456789ab emoji/unseen_vendor/groups --wrong
+  clipworks examples runs/evaluate_refined-0123456789ab emoji/unseen_vendor/retrieval/image_to_text \\
+      --worse-than runs/evaluate_pretrained-0123456789ab
+"""
+_EVALUATE_EXAMPLES = """a checkpoint is
+  a folder that a run made (runs/pretrain-0123456789ab): below its root lies what it was trained on, so that the
+    evaluation refuses pairs and counts pictures that it has seen; from another root this is not checked, and said
+  any folder in open_clip's local-dir layout
+  ARCH:TAG, open_clip's own weights (needs a hub), or ARCH:FILE.safetensors
+
+examples:
+  clipworks evaluate runs/init-0123456789ab runs/pretrain-0123456789ab --suite bundled
+  clipworks evaluate my/vit-b-32 ViT-B-32:laion2b_s34b_b79k --suite datacomp --data my/evalsets --labels mine,laion
+  clipworks evaluate runs/pretrain-0123456789ab --suite retrieval --data https://host/wds_sets.txt
+  clipworks suite show bundled > mine.yaml          then edit it, and: clipworks evaluate ... --suite mine.yaml
 """
 _Add = Callable[..., argparse.ArgumentParser]
 
@@ -69,6 +88,7 @@ def make_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_recipe_commands(commands.add_parser)
     _add_pair_commands(commands.add_parser)
+    _add_evaluation_commands(commands.add_parser)
     return parser
 
 
@@ -111,10 +131,14 @@ def _add_recipe_commands(add: _Add) -> None:
 def _recipe_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("recipe", metavar="RECIPE", help="built-in name, or a .yaml or .json file")
     _set_option(parser)
+    _place_options(parser, "default: the place's, else `runs`")
+
+
+def _place_options(parser: argparse.ArgumentParser, default_root: str) -> None:
     parser.add_argument(
         "--place", metavar="FILE", help="YAML file that says where to run (data/place.py has the fields)"
     )
-    parser.add_argument("--root", help="folder or s3:// prefix of all artifacts; default: the place's, else `runs`")
+    parser.add_argument("--root", help=f"folder or s3:// prefix of all artifacts; {default_root}")
 
 
 def _set_option(parser: argparse.ArgumentParser) -> None:
@@ -153,3 +177,46 @@ def _add_pair_commands(add: _Add) -> None:
         "-o", "--output", metavar="FILE", default="search.png", help="contact sheet (default: search.png)"
     )
     search.set_defaults(do="search")
+
+
+def _add_evaluation_commands(add: _Add) -> None:
+    evaluate = add(
+        "evaluate", help="score any checkpoints on a suite, reusing features that exist; one report compares them",
+        epilog=_EVALUATE_EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
+    evaluate.add_argument(
+        "checkpoint", nargs="+", metavar="CHECKPOINT", help="what to score; the first is compared with"
+    )
+    evaluate.add_argument("--suite", required=True, help="built-in name (`clipworks suite list`), or a .yaml file")
+    evaluate.add_argument("--data", metavar="FOLDER", help="where its data sets lie, if it does not bring its own")
+    evaluate.add_argument("--labels", metavar="A,B", help="what the report calls them; default: their folders' names")
+    _set_option(evaluate)
+    _place_options(evaluate, "default: the checkpoint's own, else the place's, else `runs`")
+    evaluate.add_argument("--name", help="the run's name; default: the suite's name and the time")
+    evaluate.add_argument("--dry-run", action="store_true", help="print the recipe as YAML and run nothing")
+    evaluate.set_defaults(do="evaluate")
+    examples = add(
+        "examples", help="list the samples behind a number of an evaluation: wrong, right, tied or dropped ones",
+        epilog=_EXAMPLES_EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
+    examples.add_argument("evaluation", help="folder of an evaluation artifact")
+    examples.add_argument("task", metavar="SET/SPLIT/TASK", help="as the report calls it; /DIRECTION where it has two")
+    kind = examples.add_mutually_exclusive_group()
+    for name, text in (
+        ("wrong", "the most confident mistakes first, else those whose right answer ranks last (default)"),
+        ("right", "in no order"), ("ties", "a wrong candidate scores the same"), ("dropped", "with the reason"),
+    ):  # fmt: skip
+        kind.add_argument(f"--{name}", dest="kind", action="store_const", const=name, help=text)
+    kind.add_argument("--worse-than", metavar="EVALUATION", help="wrong here, right in this other evaluation")
+    kind.add_argument("--better-than", metavar="EVALUATION", help="right here, wrong in this other evaluation")
+    examples.add_argument("--baseline", default="", metavar="NAME", help="of what stands beside it, e.g. majority")
+    examples.add_argument("--top", type=int, default=12, help="how many (default: 12)")
+    examples.add_argument("--json", action="store_true", help="print JSON")
+    examples.set_defaults(do="examples", kind="wrong")
+    suite = add("suite", help="list the suites, or show one as YAML")
+    actions = suite.add_subparsers(dest="action", required=True, metavar="list|show")
+    actions.add_parser("list", help="names and titles").set_defaults(do="suite_list")
+    show = actions.add_parser("show", help="the whole suite as YAML, ready to be edited")
+    show.add_argument("suite", metavar="SUITE", help="built-in name, or a .yaml file")
+    show.add_argument("--data", metavar="FOLDER", help="where its data sets lie, if it does not bring its own")
+    show.set_defaults(do="suite_show")

@@ -145,6 +145,71 @@ def search(options: argparse.Namespace) -> int:
     return 0
 
 
+def evaluate(options: argparse.Namespace) -> int:
+    """Score checkpoints on a suite, or print the recipe that would."""
+    from pipelines.evaluating import read_models, root_of, suite_recipe
+    from pipelines.suites import load_suite
+
+    suite = load_suite(options.suite, options.data)
+    place = _place(options)
+    if "root" not in place.model_fields_set:
+        place = place.model_copy(update={"root": root_of(options.checkpoint)})
+    labels = [label.strip() for label in options.labels.split(",")] if options.labels else []
+    recipe = override(suite_recipe(suite, read_models(options.checkpoint, labels, place.root)), options.set)
+    if options.dry_run:
+        sys.stdout.write(recipe.to_yaml())
+        return 0
+    from pipelines.local import run_recipe
+
+    console = _console()
+    for name, reason in suite.skipped.items():
+        console.print(f"skipped {name}: {reason}", markup=False, highlight=False, soft_wrap=True)
+    run_recipe(recipe, place, options.name, options.again, console)
+    return 0
+
+
+def examples(options: argparse.Namespace) -> int:
+    """List the samples behind a number."""
+    from data.artifacts import Artifact, open_artifact
+    from evaluation import examples as found_by
+    from evaluation.search import resolve
+
+    def opened(uri: str) -> Artifact:
+        return open_artifact(resolve(uri, "evaluation"), "evaluation")
+
+    kind = "worse_than" if options.worse_than else "better_than" if options.better_than else options.kind
+    against = options.worse_than or options.better_than
+    found = found_by.examples(
+        opened(options.evaluation), options.task, kind, opened(against) if against else None, options.top,
+        options.baseline,
+    )  # fmt: skip
+    if options.json:
+        sys.stdout.write(json.dumps([one._asdict() for one in found], ensure_ascii=False, indent=1) + "\n")
+    else:
+        for one in found:
+            sys.stdout.write(f"{found_by.line(one)}\n")
+        sys.stderr.write("" if found else "no such example\n")
+    return 0
+
+
+def suite_list(options: argparse.Namespace) -> int:
+    """List the built-in suites."""
+    from pipelines.suites import SUITES
+
+    del options
+    for name, listed in SUITES.items():
+        sys.stdout.write(f"{name:<16} {'--data FOLDER' if listed.needs_data else '':<14} {listed.title}\n")
+    return 0
+
+
+def suite_show(options: argparse.Namespace) -> int:
+    """Print a suite."""
+    from pipelines.suites import load_suite
+
+    sys.stdout.write(load_suite(options.suite, options.data).to_yaml())
+    return 0
+
+
 def _recipe(options: argparse.Namespace) -> Recipe:
     return override(load_recipe(options.recipe), options.set)
 

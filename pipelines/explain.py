@@ -1,10 +1,11 @@
 """What pydantic found wrong with a recipe, as one line: `path: value: what is wrong; the nearest right name`."""
 
+from collections.abc import Collection
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from data.errors import nearest
+from data.errors import RecipeError, nearest
 from pipelines.schema import annotation_at, child_annotation, child_value, known_fields, spec_at, tags
 
 _LONGEST_VALUE = 60
@@ -30,6 +31,16 @@ def shown(value: Any) -> str:
     """A value, cut to a length that fits a line."""
     text = " ".join(repr(value).split())
     return text if len(text) <= _LONGEST_VALUE else text[: _LONGEST_VALUE - 3] + "..."
+
+
+def need(place: str, value: str, known: Collection[str], what: str) -> None:
+    """Refuse a name that is not among those that are known.
+
+    Raises:
+        RecipeError: `place: value: what; the nearest right name; all of them`.
+    """
+    if value not in known:
+        raise RecipeError(f"{place}: {value!r}: {what}{nearest(value, known)}; have {', '.join(known) or 'none'}")
 
 
 def explain(error: ValidationError, root: type[BaseModel], value: Any) -> str:

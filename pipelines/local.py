@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from rich.console import Console
 from rich.table import Table
@@ -220,17 +220,36 @@ def _show_report(report: Artifact, console: Console) -> None:
     headline = report.record.metrics.get("headline", {})
     if headline:
         table = _table(
-            " ".join(str(headline[part]) for part in ("split", "task", "metric")), "", "95 % interval", "chance"
+            " ".join(str(headline[part]) for part in ("set", "split", "task", "metric")), "", "95 % interval", "chance"
         )
         for row in headline["rows"]:
-            shown = "{:.1f}" if row["unit"] == "rank" else "{:.1%}"
-            value, low, high, chance = (shown.format(row[name]) for name in ("value", "low", "high", "chance"))
+            value, low, high, chance = (_shown(row[name], row["unit"]) for name in ("value", "low", "high", "chance"))
             table.add_row(
                 f"{row['label']} (control)" if row["control"] else row["label"], value, f"{low} - {high}", chance
             )
         console.print()
         console.print(table)
+    _show_averages(report.record.metrics.get("averages", []), console)
     console.print(f"\nreport: {report.at('report.html')}", markup=False, highlight=False, soft_wrap=True)
+
+
+def _show_averages(averages: list[dict[str, Any]], console: Console) -> None:
+    """Print the averages of a suite, each with how many of its numbers it holds."""
+    if not averages:
+        return
+    table = _table("average", "", "", "95 % interval", "chance", "of")
+    for row in averages:
+        value, low, high, chance = (_shown(row[name], "fraction") for name in ("value", "low", "high", "chance"))
+        table.add_row(row["average"], row["label"], value, f"{low} - {high}", chance, f"{row['n']} of {row['of']}")
+    console.print()
+    console.print(table)
+
+
+def _shown(value: float | None, unit: str) -> str:
+    if value is None:
+        return "-"
+    written = {"fraction": f"{value:.1%}", "rank": f"{value:.1f}", "points": f"{100 * value:+.1f}"}
+    return written.get(unit, f"{value:.3g}")
 
 
 def _table(*headings: str) -> Table:

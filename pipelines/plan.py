@@ -11,7 +11,7 @@ from data.errors import UserError
 from data.place import Place
 from data.stage import StageSpec
 from pipelines.recipe import Recipe
-from training.specs import TrainSpec
+from training.specs import ModelSpec, TrainSpec
 
 _COUNT_NAMES = ("pairs", "kept", "samples_seen", "images")
 
@@ -67,6 +67,8 @@ def _plan_stage(
         except UserError as error:
             problem = str(error)
     artifact = find_fingerprint(place.root, fingerprint) if fingerprint else None
+    if artifact is None and isinstance(spec, ModelSpec) and spec.artifact:
+        problem = f"artifact: {spec.artifact[:SHORT]}: no such checkpoint below {place.root}; give the root it lies in"
     seconds = None if artifact or name not in timings else float(storage.read_json(timings[name])["seconds"])
     return StagePlan(name, spec, fingerprint, artifact, _pairs(spec, artifact, parents), seconds, problem)
 

@@ -8,6 +8,7 @@ from data.errors import ModelError
 from data.place import Place
 from pipelines.plan import StagePlan, make_plan
 from pipelines.recipe import Recipe
+from training.checkpoint_folder import open_folder
 from training.findings import Finding
 from training.preflight import pairs_of, phase_sizes, place_findings, sizes_of, stage_findings
 from training.resources import Models
@@ -61,8 +62,11 @@ def _result(spec: ModelSpec | TrainSpec, artifact: Artifact | None, models: Mode
     """Sizes of the checkpoint that a stage made or will make."""
     if artifact is not None:
         return sizes_of(artifact)
+    if isinstance(spec, ModelSpec) and spec.folder is not None:
+        folder = open_folder(spec.folder)
+        return count(folder.config["model_cfg"], folder.layout)
     if isinstance(spec, ModelSpec):
-        return count(spec.architecture)
+        return None if spec.architecture is None else count(spec.architecture)
     return list(phase_sizes(spec, models["init"]).values())[-1]
 
 

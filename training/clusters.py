@@ -3,13 +3,15 @@
 import io
 
 import numpy as np
+import torch
 import torch.distributed as dist
 from sklearn.cluster import MiniBatchKMeans
 
 from data import storage
 from data.errors import ModelError
 from training.checkpoints import PhaseResults
-from training.embed import embed_images
+from training.embed_pictures import embed_rows
+from training.forward import Forward
 from training.loading import PairStore
 from training.order import ClusterOrder, Ints
 from training.specs import ClusterSampler
@@ -26,7 +28,7 @@ def phase_codes(name: str, results: PhaseResults, store: PairStore, clusters: in
     towers = results.towers(name)
     distinct = store.captions[source].fill_null("").dictionary_encode()
     texts = towers.encode_texts(distinct.dictionary.to_pylist())[distinct.indices.to_numpy()]
-    images = embed_images(towers, store, range(len(store)))
+    images = embed_rows(Forward(towers), store, range(len(store)), torch.get_num_threads())
     image, text = (
         MiniBatchKMeans(clusters, random_state=seed, n_init=3, batch_size=4096).fit_predict(x) for x in (images, texts)
     )

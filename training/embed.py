@@ -1,69 +1,127 @@
-"""Embed pairs, captions, class prompts and queries with a checkpoint, once for everybody."""
+"""The embed stage: pictures and texts through a checkpoint's towers, once for everybody, shard by shard.
 
-import json
-from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+A shard's rows are restart state until all are there; then they are put together as mapped files, so that memory does
+not grow with the number of pairs. The same bytes come out whatever the workers, their threads or their deaths.
+Legend: N pairs of the set, D embedding.
+"""
+
+import re
+from collections.abc import Sequence
+from functools import partial
+from typing import NamedTuple
 
 import numpy as np
-import torch
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
 
-from data.events import SILENT, Events
-from data.features import Floats, write_features
-from data.selection import read_split, uids_of
-from data.shards import CaptionLayer, ShardSet
+from data.errors import RecipeError, ShardError
+from data.features import write_keys
+from data.shards import ShardSet, read_parquet, write_parquet
+from data.shardwise import each_shard
 from data.stage import Outcome, Work
-from training.loading import PairStore
-from training.pictures import Pixels
-from training.specs import EmbedSpec, Prompts
-from training.towers import Towers, load_towers
+from training.embed_job import Job, Piece, forget_towers, put_together
+from training.embed_patches import FOREGROUND, TOKENS, UIDS, chosen_pairs, embed_patch_shard, patches_uri
+from training.embed_pictures import KEYS, embed_shard, rows_uri
+from training.embed_texts import distinct_texts, embed_piece, text_pieces, write_pieces
+from training.specs import EmbedSpec
+
+Ints = npt.NDArray[np.int64]
 
 
-def embed_images(
-    towers: Towers, store: PairStore, rows: Sequence[int], chunk: int = 256, events: Events = SILENT, message: str = ""
-) -> Floats:
-    """image_features (N, D) of the pairs in `rows`; the next chunk is decoded while one is embedded."""
-    side = towers.image_size
-    pieces = [rows[at : at + chunk] for at in range(0, len(rows), chunk)]
-    found = [np.empty((0, towers.embed_dim), np.float32)]
-    with ThreadPoolExecutor(1, thread_name_prefix="decode") as pool:
-        decoded = [pool.submit(_decode, store, piece, side) for piece in pieces[:1]]
-        for number, piece in enumerate(pieces):
-            pixels = decoded.pop().result()
-            if number + 1 < len(pieces):
-                decoded.append(pool.submit(_decode, store, pieces[number + 1], side))
-            found.append(towers.encode_images(pixels))
-            events.progress(number * chunk + len(piece), len(rows), "pairs", message)
-    return np.concatenate(found)
+class Rows(NamedTuple):
+    """Sorted uids of a set; where its pieces' rows go, and the shards that have some."""
 
-
-def _decode(store: PairStore, rows: Iterable[int], side: int) -> Pixels:
-    return np.stack([store.decode(int(row), side) for row in rows])
-
-
-def prompt_texts(shard_set: ShardSet, prompts: Sequence[Prompts]) -> list[str]:
-    """Every class of the metadata fields in every template, sorted."""
-    metas = [json.loads(text) for text in shard_set.index()["meta"].to_pylist()] if prompts else []
-    texts = set()
-    for prompt in prompts:
-        classes = {str(meta[prompt.field]) for meta in metas if meta.get(prompt.field) not in (None, "")}
-        texts |= {template.replace("{c}", name) for name in classes for template in prompt.templates}
-    return sorted(texts)
+    uids: pa.Array
+    contents: pa.Array
+    places: list[tuple[str, Ints]]
 
 
 def run(spec: EmbedSpec, work: Work) -> Outcome:
-    """Stage function of `embed`."""
-    torch.set_num_threads(work.place.cpus_per_worker)
-    shard_set = ShardSet(work.parents["pairs"])
-    layers = [CaptionLayer(artifact) for artifact in work.parents_below("caption_layers").values()]
-    store = PairStore(shard_set, uids_of(read_split(work.parents["split"]), spec.splits), layers)
-    towers = load_towers(work.parents["checkpoint"].uri)
-    if work.place.gpus_per_worker and torch.cuda.is_available():
-        towers.to("cuda")
-    images = embed_images(towers, store, range(len(store)), spec.chunk_pairs, work.events, "pictures")
-    captions = {text for column in store.captions.values() for text in column.unique().drop_null().to_pylist()}
-    texts = sorted(captions | set(prompt_texts(shard_set, spec.prompts)) | set(spec.queries))
+    """Stage function of `embed`: write a feature set (`data.features`).
+
+    Raises:
+        RecipeError: nothing to embed, or a view's name that is no file name.
+        ShardError: names the uid and shard of a picture that cannot be read.
+        ModelError: patches are asked of a tower that shows none.
+        ArtifactError: a feature is not finite.
+    """
+    _check(spec)
+    names = [shard.name for shard in ShardSet(work.parents["pairs"]).shards]
+    uris = {role: parent.uri for role, parent in work.parents.items()}
+    job = Job(spec, uris, work.out.state_uri, work.place, work.events)
+    try:
+        rows = _pictures(job, work, names)
+        patches = _patches(job, work, names) if spec.patches else {}
+        texts = _texts(job, work, rows.uids)
+    finally:
+        forget_towers()
+    write_keys(work.out.uri, rows.uids, texts, rows.contents)
+    record = work.parents["checkpoint"].record.metrics
+    counts = {"pairs": len(rows.uids), "texts": len(texts), "embed_dim": job.embed_dim, "views": len(spec.views)}
+    return Outcome(counts | patches, {key: record.get(key) for key in ("logit_scale", "logit_bias")})
+
+
+def _check(spec: EmbedSpec) -> None:
+    if not spec.plain and not spec.views:
+        raise RecipeError("views: plain is false and there are no views, so nothing is embedded; name a view")
+    for name in spec.views:
+        if not re.fullmatch(r"[\w-]+([.][\w-]+)*", name):
+            raise RecipeError(f"views: {name!r} becomes a file's name; use letters, digits, _ - and single dots")
+
+
+def _pictures(job: Job, work: Work, names: Sequence[str]) -> Rows:
+    each_shard(work, "pictures", names, partial(embed_shard, job), work.place.gpus_per_worker)
+    rows = _sorted_rows(job, names)
+    for look in work.events.track(job.looks, len(job.looks), "looks", "put together"):
+        pieces = [Piece(rows_uri(job, look, name), place) for name, place in rows.places]
+        put_together(pieces, (len(rows.uids), job.embed_dim), work.out.at(f"{look}.npy"))
+    return rows
+
+
+def _sorted_rows(job: Job, names: Sequence[str]) -> Rows:
+    tables = [read_parquet(rows_uri(job, KEYS, name)) for name in names]
+    table = pa.concat_tables(tables)
+    order = pc.sort_indices(table["uid"])
+    rank_N = np.empty(len(table), np.int64)
+    rank_N[order.to_numpy()] = np.arange(len(table))
+    starts = np.cumsum([0, *(len(part) for part in tables)]).tolist()
+    places = [(name, rank_N[at:end]) for name, at, end in zip(names, starts, starts[1:], strict=False) if end > at]
+    uids, contents = (table[column].combine_chunks().take(order) for column in ("uid", "content"))
+    return Rows(uids, contents, places)
+
+
+def _texts(job: Job, work: Work, uids: pa.Array) -> pa.Array:
+    """Embed the texts; none where only views are asked for."""
+    texts = distinct_texts(job, uids) if job.spec.plain else pa.array([], pa.large_string())
     work.events.message(f"{len(texts)} distinct texts")
-    write_features(work.out.uri, store.uids.to_pylist(), images, texts, towers.encode_texts(texts))
-    scale = work.parents["checkpoint"].record.metrics
-    metrics = {key: scale.get(key) for key in ("logit_scale", "logit_bias")}
-    return Outcome({"pairs": len(store), "texts": len(texts), "embed_dim": towers.embed_dim}, metrics)
+    names = write_pieces(job, texts)
+    each_shard(work, "texts", names, partial(embed_piece, job, names), work.place.gpus_per_worker, "pieces")
+    put_together(text_pieces(job, names, len(texts)), (len(texts), job.embed_dim), work.out.at("texts.npy"))
+    return texts
+
+
+def _patches(job: Job, work: Work, names: Sequence[str]) -> dict[str, int]:
+    """Keep patch tokens; how many pictures have them, and how many have no mask."""
+    assert job.spec.patches is not None
+    chosen = chosen_pairs(job, names, job.spec.patches.pairs_per_split)
+    do = partial(embed_patch_shard, job, chosen)
+    found = each_shard(work, "patches", names, do, work.place.gpus_per_worker)
+    with_masks = [(name, summary) for name, summary in zip(names, found, strict=True) if summary["kept"]]
+    without = sum(summary["without_alpha"] for summary in found)
+    if not with_masks:
+        raise ShardError(f"patches: none of {without} pictures is transparent anywhere; leave patches out")
+    parts = [read_parquet(patches_uri(job, name, UIDS)) for name, _ in with_masks]
+    uids = pa.concat_tables(parts)["uid"].combine_chunks()
+    order = pc.sort_indices(uids)
+    rank_K = np.argsort(order.to_numpy())
+    starts = np.cumsum([0, *(len(part) for part in parts)])
+    patches, width = with_masks[0][1]["shape"]
+    for file, shape, dtype in ((TOKENS, (patches, width), np.float16), (FOREGROUND, (patches,), np.float32)):
+        pieces = [
+            Piece(patches_uri(job, name, file), rank_K[at : at + summary["kept"]])
+            for (name, summary), at in zip(with_masks, starts.tolist(), strict=False)
+        ]
+        put_together(pieces, (len(uids), *shape), work.out.at("patches", file), dtype)
+    write_parquet(work.out.at("patches", UIDS), pa.table({"uid": uids.take(order)}))
+    return {"patches": len(uids), "patches_without_mask": without}

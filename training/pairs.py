@@ -110,8 +110,13 @@ class PairStore:
 
     def unreadable(self, place: PictureRange, error: BaseException) -> ShardError:
         """What to tell of a picture that was read and cannot be decoded."""
-        name = self.shard_set.shards[place.shard].name
-        return ShardError(f"uid {place.uid!r} in shard {name}: not a readable image ({error}); run `clipworks verify`")
+        return unreadable(self.shard_set, place, error)
+
+
+def unreadable(shard_set: ShardSet, place: PictureRange, error: BaseException) -> ShardError:
+    """What to tell of a picture that was read and cannot be decoded."""
+    name = shard_set.shards[place.shard].name
+    return ShardError(f"uid {place.uid!r} in shard {name}: not a readable image ({error}); run `clipworks verify`")
 
 
 def open_pairs(pairs: Artifact, selection: Artifact, layers: Sequence[Artifact]) -> PairStore:

@@ -77,7 +77,12 @@ def exact_picture(content: bytes, crop: Crop | None, out: Pixels) -> None:
     Raises:
         OSError, ValueError, SyntaxError, DecompressionBombError: not a readable picture (`UNREADABLE`).
     """
-    image, side = open_picture(content), len(out)
+    put_square(open_picture(content), crop, out)
+
+
+def put_square(image: Image.Image, crop: Crop | None, out: Pixels) -> None:
+    """The same of a picture that is decoded already."""
+    side = len(out)
     if crop:
         left, top, width, height = crop.box(*image.size)
         cut = image.crop((left, top, left + width, top + height))

@@ -5,9 +5,10 @@ stage = initial checkpoint + phases; phase = start + surgeries + trainable rule 
 does not change.
 """
 
-from typing import Annotated, Any, ClassVar, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from data.spec import (
     CaptionLayerRef,
@@ -25,22 +26,62 @@ from data.stage import StageFunction, StageSpec
 
 
 class ModelSpec(StageSpec):
-    """An initial checkpoint: an open_clip architecture (name or config), random or pretrained."""
+    """An initial checkpoint: an open_clip architecture, random or pretrained, or a checkpoint that exists already.
+
+    `artifact` takes a finished checkpoint as it is, so that all that was made of it is reused and its training stays
+    known; `folder` copies one from elsewhere.
+    """
 
     MAKES: ClassVar[str] = "checkpoint"
     kind: Literal["model"] = "model"
-    architecture: str | dict[str, Any] = Field(description="open_clip model name, or an open_clip model config")
+    architecture: str | dict[str, Any] | None = Field(
+        default=None, description="open_clip model name, or an open_clip model config"
+    )
     pretrained: str | None = Field(default=None, description="open_clip tag (needs a hub) or a local .safetensors file")
     seed: int = 0
+    artifact: Annotated[str | None, Operational] = Field(
+        default=None, pattern="^[0-9a-f]{64}$", description="fingerprint of a finished checkpoint below the root"
+    )
+    folder: Annotated[str | None, Operational] = Field(
+        default=None, description="checkpoint folder: of another root, or any in open_clip's local-dir layout"
+    )
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        given = [name for name in ("architecture", "artifact", "folder") if getattr(self, name) is not None]
+        if len(given) != 1:
+            raise ValueError(f"{' and '.join(given) or 'nothing'} given; give one of architecture, artifact, folder")
+        if self.pretrained is not None and self.architecture is None:
+            raise ValueError("pretrained goes with an architecture only; remove it")
+        return self
+
+    @property
+    def weights_file(self) -> str | None:
+        """`pretrained` where it is a file."""
+        return self.pretrained if self.pretrained and self.pretrained.endswith(".safetensors") else None
+
+    def source_identity(self) -> dict[str, Any]:
+        """Digests of the folder or the weights file that it reads."""
+        from training.checkpoint_folder import open_folder, weights_file_identity
+
+        if self.folder is not None:
+            return open_folder(self.folder).identity()
+        return {"weights": weights_file_identity(self.weights_file)} if self.weights_file else {}
+
+    def resolved(self) -> dict[str, Any]:
+        """The config that counts: of a weights file its name and content, not its path."""
+        config = super().resolved()
+        return {**config, "pretrained": self.weights_file.rpartition("/")[2]} if self.weights_file else config
+
+    def fingerprint(self, parents: Mapping[str, str], config: Mapping[str, Any] | None = None) -> str:
+        """That of the artifact itself, where it names one."""
+        return self.artifact or super().fingerprint(parents, config)
 
     def build(self) -> StageFunction:
         """The function that makes the initial checkpoint."""
         from training.towers import run
 
         return run
-
-
-# --------------------------------------------------------------------------------------------------------- surgeries
 
 
 class Upcycle(Spec):
@@ -287,21 +328,66 @@ class TrainSpec(StageSpec):
 
 
 class Prompts(Spec):
-    """Zero-shot classes from a metadata field, each put into every template in place of {c}."""
+    """Zero-shot classes, each put into every template in place of {c}.
+
+    `classes` None: the values of metadata field `field` over the whole shard set. Else the names in order; a pair's
+    value of `field` is then its class's name or its number in `classes`. A list of values makes the task multi-label.
+    """
 
     field: str
     templates: tuple[str, ...] = Field(default=("{c}",), min_length=1)
+    classes: tuple[str, ...] | None = Field(default=None, min_length=2)
+
+
+Corruption = Literal[
+    "gaussian_noise", "shot_noise", "impulse_noise", "defocus_blur", "motion_blur", "zoom_blur", "snow", "fog",
+    "brightness", "contrast", "elastic", "pixelate", "jpeg",
+]  # fmt: skip
+
+
+class Corrupted(Spec):
+    """Every picture damaged in one way, its randomness by uid (the families of Hendrycks & Dietterich 2019)."""
+
+    view: Literal["corrupted"] = "corrupted"
+    kind: Corruption
+    severity: int = Field(ge=1, le=5)
+
+
+class Cropped(Spec):
+    """A random resized crop by (seed, uid), mirrored with probability `flip`: one of few-shot heads' training views."""
+
+    view: Literal["cropped"] = "cropped"
+    scale: tuple[float, float] = (0.5, 1.0)
+    ratio: tuple[float, float] = (0.75, 1.3333)
+    flip: float = Field(default=0.5, ge=0, le=1)
+    seed: int = 0
+
+
+ImageView = Annotated[Corrupted | Cropped, Field(discriminator="view")]
+
+
+class Patches(Spec):
+    """Patch tokens of at most so many pairs a split, with the share of each patch that is foreground.
+
+    The mask is the picture's own alpha channel; a picture without one is left out.
+    """
+
+    pairs_per_split: int = Field(default=512, ge=1, description="the first so many by a hash of the uid")
 
 
 class EmbedSpec(StageSpec):
     """Embed pairs, captions, class prompts and queries with a checkpoint, once for everybody."""
 
+    REVISION: ClassVar[int] = 2  # checksums of pictures; views and patch tokens
     MAKES: ClassVar[str] = "feature_set"
     kind: Literal["embed"] = "embed"
     checkpoint: CheckpointRef
     pairs: ShardSetRef
     split: SplitRef
     splits: tuple[str, ...] = Field(min_length=1)
+    plain: bool = Field(default=True, description="the pictures as they are, with their captions; False: `views` only")
+    views: dict[str, ImageView] = Field(default_factory=dict, description="more looks at every picture, by name")
+    patches: Patches | None = None
     caption_layers: tuple[CaptionLayerRef, ...] = ()
     prompts: tuple[Prompts, ...] = ()
     queries: tuple[str, ...] = ()

@@ -22,17 +22,15 @@ from open_clip.transformer import TextTransformer
 from torch import Tensor, nn
 
 from data import storage
-from data.artifacts import open_artifact
+from data.artifacts import require_fingerprint
 from data.errors import ModelError, nearest
 from data.features import Floats
 from data.stage import Outcome, Work
+from training.checkpoint_folder import CONFIG_NAME, OWN_CONFIG_NAME, OWN_WEIGHTS_NAME, WEIGHTS_NAME, open_folder
 from training.pictures import Pixels
 from training.specs import ModelSpec
 
-CONFIG_NAME = "open_clip_config.json"
-WEIGHTS_NAME = "open_clip_model.safetensors"
-OWN_WEIGHTS_NAME = "clipworks_model.safetensors"
-OWN_CONFIG_NAME = "clipworks.json"
+_WEIGHTS_FILES = (".safetensors", ".pt", ".pth", ".bin")
 
 
 class Towers(nn.Module):
@@ -177,6 +175,8 @@ def create_towers(architecture: str | dict[str, Any], pretrained: str | None = N
         raise ModelError(
             f"architecture {architecture!r}: not an open_clip model{nearest(architecture, open_clip.list_models())}"
         )
+    if isinstance(architecture, str) and pretrained:
+        _require_same_activation(architecture, pretrained)
     torch.manual_seed(seed)
     try:
         if isinstance(architecture, str):
@@ -192,6 +192,26 @@ def create_towers(architecture: str | dict[str, Any], pretrained: str | None = N
         hint = "; a hub is needed for tags: give a local .safetensors file where there is none" if pretrained else ""
         raise ModelError(f"{what}: open_clip cannot make this model: {_first_line(error)}{hint}") from error
     return Towers(model, {"model_cfg": model_config, "preprocess_cfg": _preprocess_config(model)})
+
+
+def _require_same_activation(architecture: str, tag: str) -> None:
+    """Weights that were trained with QuickGELU load into towers with GELU without a word, and score below their worth.
+
+    Raises:
+        ModelError: open_clip's list of tags says that the two differ, or does not have this tag.
+    """
+    known = open_clip.get_pretrained_cfg(architecture, tag)
+    if not known and not tag.endswith(_WEIGHTS_FILES):
+        tags = open_clip.list_pretrained_tags_by_model(architecture)
+        have = ", ".join(tags) or "none"
+        raise ModelError(f"pretrained: no weights {tag!r} for {architecture}{nearest(tag, tags)}; there are {have}")
+    ours = bool((open_clip.get_model_config(architecture) or {}).get("quick_gelu"))
+    if known and bool(known.get("quick_gelu")) != ours:
+        other = architecture.removesuffix("-quickgelu") if ours else f"{architecture}-quickgelu"
+        activation = "GELU" if ours else "QuickGELU"
+        raise ModelError(
+            f"pretrained {tag!r}: was trained with {activation}, {architecture} has the other; use {other}"
+        )
 
 
 @contextmanager
@@ -241,16 +261,13 @@ def load_towers(uri: str) -> Towers:
 
     from training.surgeries import rebuild
 
-    if not storage.exists(storage.join(uri, CONFIG_NAME)):
-        open_artifact(uri, "checkpoint")
-        raise ModelError(f"{uri}: no {CONFIG_NAME}; give a checkpoint folder")
-    config = storage.read_json(storage.join(uri, CONFIG_NAME))
-    layout_uri = storage.join(uri, OWN_CONFIG_NAME)
-    layout = tuple(storage.read_json(layout_uri)["surgeries"]) if storage.exists(layout_uri) else ()
-    towers = Towers(_from_config(config["model_cfg"]), config)
-    for surgery in layout:
+    folder = open_folder(uri)
+    model = _from_config(folder.config["model_cfg"])
+    known = folder.config.get("preprocess_cfg") or {}  # other tools may leave out what is open_clip's default
+    towers = Towers(model, {**folder.config, "preprocess_cfg": {**_preprocess_config(model), **known}})
+    for surgery in folder.layout:
         towers = rebuild(towers, surgery)
-    weights = load(storage.read_bytes(storage.join(uri, OWN_WEIGHTS_NAME if layout else WEIGHTS_NAME)))
+    weights = load(storage.read_bytes(folder.weights))
     try:
         towers.model.load_state_dict(weights, strict=True)
     except RuntimeError as error:
@@ -271,7 +288,18 @@ def checkpoint_outcome(towers: Towers, **metrics: Any) -> Outcome:
 
 
 def run(spec: ModelSpec, work: Work) -> Outcome:
-    """Stage function of `model`: write the initial checkpoint."""
+    """Stage function of `model`: write the initial checkpoint.
+
+    Raises:
+        ArtifactError: a finished checkpoint was named that is not below the root.
+    """
+    if spec.artifact is not None:
+        require_fingerprint(work.out.root, spec.artifact)
+    if spec.folder is not None:
+        towers, origin = load_towers(spec.folder), open_folder(spec.folder).artifact
+        save_towers(towers, work.out.uri)
+        return checkpoint_outcome(towers, origin=origin.fingerprint if origin else None)
+    assert spec.architecture is not None, "the spec has one source"
     towers = create_towers(spec.architecture, spec.pretrained, spec.seed)
     save_towers(towers, work.out.uri)
     return checkpoint_outcome(towers)

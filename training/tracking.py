@@ -21,6 +21,7 @@ from data.artifacts import Artifact, Output, open_artifact
 from data.events import read_events
 from data.place import Place
 from data.stage import StageSpec
+from training.tables import tables_of
 
 _POLL_SECONDS = 2.0
 _END_SECONDS = 60.0
@@ -82,11 +83,20 @@ class StageTracker:
         elif kind == "metrics":
             self._run.log(event["values"], step=int(event["step"]))
         elif kind == "finished":
-            self._run.summary.update(summary(open_artifact(event["artifact"]), event["seconds"]))
+            artifact = open_artifact(event["artifact"])
+            self._run.summary.update(summary(artifact, event["seconds"]))
+            self._log_tables(artifact)
             self.close("finished")
         elif kind == "failed":
             self._run.summary.update({"error": f"{event['error']}: {event['message']}"})
             self.close("failed", exit_code=1)
+
+    def _log_tables(self, artifact: Artifact) -> None:
+        tables = tables_of(artifact)
+        if tables:
+            import wandb
+
+            self._run.log({name: wandb.Table(columns=list(c), data=list(rows)) for name, (c, rows) in tables.items()})
 
     def close(self, why: str, exit_code: int = 0) -> None:
         """End the W&B run, if there is one."""

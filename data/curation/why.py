@@ -171,7 +171,7 @@ def _clip_score(case: _Case, caption: str | None) -> float | None:
     """Cosine of picture and caption; None where one of them was not embedded."""
     artifact = case.parent("features")
     features = FeatureSet(artifact) if artifact else None
-    if features is None or caption not in features.text_row or case.uid not in features.image_row:
+    if features is None or caption is None or caption not in features.text_row or case.uid not in features.image_row:
         return None
     image_D = features.images[features.image_row[case.uid]]
     return float(np.dot(image_D, features.text_features[features.text_row[caption]]))

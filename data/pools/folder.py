@@ -1,14 +1,16 @@
 """Pairs from a folder of images and a table of captions (csv, tsv, parquet or jsonl).
 
-Rows that name the same picture are one pair: its captions are `alt`, `alt2`, `alt3` ... in the order of the file, and
-the other columns of its first row are its metadata. Values of csv and tsv stay text as written ("007" is not 7).
+Rows that name the same picture are one pair: its captions are `alt`, `alt2`, `alt3` ... in the order of the file, those
+of `more_captions` likewise, and the other columns of its first row are its metadata; a column of uids keeps the rows
+apart. Values of csv and tsv stay text as written ("007" is not 7).
 """
 
 import csv
 import hashlib
 import io
 import posixpath
-from collections.abc import Iterable, Iterator
+import re
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import pyarrow as pa
@@ -44,8 +46,8 @@ def plan(pool: FolderPool, max_caption_bytes: int) -> Plan:
 
 def _add(pairs: dict[str, Planned], pool: FolderPool, row: Row, images: set[str], max_caption_bytes: int) -> str:
     """Add a row to the pairs; return "" or the reason why it cannot be used."""
-    path, caption = _text(row.get(pool.image_column)), _text(row.get(pool.caption_column))
-    problem = _path_problem(path, images) or caption_problem(caption, max_caption_bytes)
+    path, captions = _text(row.get(pool.image_column)), _captions(pool, row)
+    problem = _path_problem(path, images) or _caption_problem(captions, max_caption_bytes)
     if problem:
         return problem
     path = posixpath.normpath(path)
@@ -54,16 +56,42 @@ def _add(pairs: dict[str, Planned], pool: FolderPool, row: Row, images: set[str]
         return "bad_uid"
     known = pairs.get(uid)
     if known is None:
-        meta = _meta(row, {pool.image_column, pool.caption_column, pool.uid_column or ""})
         uri = storage.join(storage.normalise(pool.images), path)
-        pairs[uid] = Planned(uid, uri, extension_of(path), path, {"alt": caption}, meta)
+        pairs[uid] = Planned(uid, uri, extension_of(path), path, captions, _meta(row, _used_columns(pool)))
         return ""
     if known.member != path:
         return "duplicate_uid"
-    if caption in known.captions.values():
-        return "duplicate_caption"
-    pairs[uid] = known._replace(captions={**known.captions, f"alt{len(known.captions) + 1}": caption})
+    joined = _joined(known.captions, captions)
+    if len(joined) == len(known.captions):
+        return "duplicate_caption" if captions else "duplicate_row"
+    pairs[uid] = known._replace(captions=joined)
     return ""
+
+
+def _captions(pool: FolderPool, row: Row) -> dict[str, str]:
+    """Captions of a row by source. An empty cell of a further column is no caption, an empty `alt` is a problem."""
+    alt = {} if pool.caption_column is None else {"alt": _text(row.get(pool.caption_column))}
+    more = {source: _text(row.get(column)) for source, column in pool.more_captions.items()}
+    return alt | {source: text for source, text in more.items() if text.strip()}
+
+
+def _caption_problem(captions: Mapping[str, str], max_bytes: int) -> str:
+    return next(filter(None, (caption_problem(text, max_bytes) for text in captions.values())), "")
+
+
+def _joined(known: Mapping[str, str], new: Mapping[str, str]) -> dict[str, str]:
+    """Captions of a picture with those of another row: what its source does not have yet is numbered from 2."""
+    joined = dict(known)
+    for source, text in new.items():
+        own = [name for name in joined if re.fullmatch(re.escape(source) + r"\d*", name)]
+        if text not in (joined[name] for name in own):
+            joined[f"{source}{len(own) + 1}" if own else source] = text
+    return joined
+
+
+def _used_columns(pool: FolderPool) -> set[str]:
+    used = (pool.image_column, pool.caption_column, pool.uid_column, *pool.more_captions.values())
+    return {column for column in used if column is not None}
 
 
 def _path_problem(path: str, images: set[str]) -> str:
@@ -114,6 +142,8 @@ def read_rows(pool: FolderPool) -> tuple[list[Row], list[Dropped]]:
         ) from error
     for field in ("image_column", "caption_column", "uid_column"):
         _require_column(field, getattr(pool, field), columns)
+    for source, column in pool.more_captions.items():
+        _require_column(f"more_captions.{source}", column, columns)
     return rows, dropped
 
 

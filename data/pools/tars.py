@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Sequence
 from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -14,7 +15,7 @@ from data.lookup import string_hashes
 from data.pools import Dropped
 from data.pools.packed import Packed
 from data.pools.tar import DAMAGE, Tape
-from data.pools.webdataset import Limits, Row, read_shard
+from data.pools.webdataset import Captioned, Layout, Limits, Row, read_shard
 from data.shards import CAPTION_SCHEMA, INDEX_SCHEMA, Shard, read_parquet, write_parquet
 from data.shardwise import Summary, each_shard
 from data.sources import list_tars
@@ -24,32 +25,42 @@ from data.stage import Work
 _SIDE_FOLDERS = ("index", "captions")
 
 
-def index_shards(spec: IngestSpec, pool: ShardPool, work: Work) -> list[Packed]:
+class Tar(NamedTuple):
+    """A tar of a pool: the shard's name, where it lies, and what its members mean."""
+
+    name: str
+    uri: str
+    layout: Layout
+
+
+def pool_tars(pool: ShardPool) -> list[Tar]:
+    """The tars of a pool of shards."""
+    url = storage.normalise(pool.url)
+    return [Tar(file.removesuffix(".tar"), storage.join(url, file), Captioned()) for file, _ in list_tars(pool.url)]
+
+
+def index_tars(spec: IngestSpec, tars: Sequence[Tar], work: Work) -> list[Packed]:
     """Index every tar of a pool and write its captions beside; of equal uids the first in order of tars is kept.
 
     Tars are read once each, in any order; only then it is known which uids come again.
     """
-    files = [file for file, _ in list_tars(pool.url)]
-    names = [file.removesuffix(".tar") for file in files]
-    uris = [storage.join(storage.normalise(pool.url), file) for file in files]
+    names = [tar.name for tar in tars]
     found = storage.join(work.out.state_uri, "found")
     limits = Limits(spec.max_image_pixels, spec.max_caption_bytes)
-    read = each_shard(work, "read", names, partial(_read, uris, names, found, limits, work.events))
+    read = each_shard(work, "read", names, partial(_read, tars, found, limits, work.events))
     again = _rows_that_come_again(found, names)
     parts = each_shard(work, "index", names, partial(_write_unique, names, found, work.out.uri, again))
-    packed = [_packed(name, uri, *summaries) for name, uri, *summaries in zip(names, uris, read, parts, strict=True)]
+    packed = [_packed(tar, *summaries) for tar, *summaries in zip(tars, read, parts, strict=True)]
     work.events.progress(sum(part.shard.pairs for part in packed if part.shard), None, "pairs")
     return packed
 
 
-def _read(
-    uris: Sequence[str], names: Sequence[str], found: str, limits: Limits, events: Events, number: int
-) -> Summary:
+def _read(tars: Sequence[Tar], found: str, limits: Limits, events: Events, number: int) -> Summary:
     """Read one tar; keep what its pairs say of themselves in the state folder."""
-    uri, name = uris[number], names[number]
+    name, uri, layout = tars[number]
     with storage.open_read(uri) as stream:
         tape = Tape(stream, storage.size_bytes(uri))
-        contents = read_shard(tape, name, limits, set())
+        contents = read_shard(tape, name, limits, set(), layout)
         size, sha256 = tape.size, tape.sha256()
     damage = Counter(row.reason for row in contents.dropped if row.reason in DAMAGE)
     if damage:
@@ -82,16 +93,16 @@ def _write_unique(names: Sequence[str], found: str, out_uri: str, again: dict[in
     uids = tables[0]["uid"].take(pa.array(rows, pa.int64()))
     for folder, table in zip(_SIDE_FOLDERS, tables, strict=True):
         left = table.filter(pc.invert(pc.is_in(table["uid"], value_set=uids.combine_chunks()))) if rows else table
-        if table.num_rows > len(rows):
+        if tables[0].num_rows > len(rows):  # pairs may have no captions
             write_parquet(storage.join(out_uri, folder, f"{name}.parquet"), left)
     return {"pairs": tables[0].num_rows - len(rows), "again": uids.to_pylist()}
 
 
-def _packed(name: str, uri: str, read: Summary, part: Summary) -> Packed:
+def _packed(tar: Tar, read: Summary, part: Summary) -> Packed:
     dropped = [Dropped(*row) for row in read["dropped"]] + [
-        Dropped(name, uid, "duplicate_uid") for uid in part["again"]
+        Dropped(tar.name, uid, "duplicate_uid") for uid in part["again"]
     ]
-    shard = Shard(name, uri, part["pairs"], read["bytes"], read["sha256"]) if part["pairs"] else None
+    shard = Shard(tar.name, tar.uri, part["pairs"], read["bytes"], read["sha256"]) if part["pairs"] else None
     return Packed(shard, dropped, {key: count for key, count in read["counts"].items() if count})
 
 

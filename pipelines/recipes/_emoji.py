@@ -1,5 +1,7 @@
 """What the recipes on the quickstart's pairs share: pool, splits, towers, evaluation."""
 
+from collections.abc import Mapping
+
 from data.curation.specs import (
     Balance,
     CurateSpec,
@@ -12,12 +14,40 @@ from data.curation.specs import (
     WordFrequencies,
 )
 from data.specs import EmojiPool, HoldoutFraction, HoldoutValues, IngestSpec, SplitSpec
-from evaluation.specs import Bootstrap, EvaluateSpec, Retrieval, ZeroShot
+from evaluation.specs import (
+    Calibration,
+    CaptionSelection,
+    EvaluateSpec,
+    Geometry,
+    Retrieval,
+    Scored,
+    Task,
+    ZeroShot,
+    prompts_of,
+)
 from training.specs import EmbedSpec, ModelSpec, Prompts
 
-HELD_OUT = ("unseen_vendor", "unseen_concepts")
-EVALUATED = (*HELD_OUT, "val")
+SCORED = ("unseen_vendor", "unseen_concepts")
+EMBEDDED = (*SCORED, "val")  # `val` judges nothing: what is fitted or chosen is fitted or chosen there
+SHOWN = ("Goog", "Twtr")  # vendors whose art is under an open licence
 GROUPS = Prompts(field="group", templates=("{c}", "an emoji of {c}", "a picture of {c}", "a symbol for {c}"))
+SUBGROUPS = Prompts(field="subgroup", templates=("{c}", "an emoji of {c}"))
+SKIN_TONES = Prompts(field="skin_tone", templates=("{c} skin tone", "a person with {c} skin tone"))
+GENDERS = Prompts(field="gender", templates=("{c}", "a {c} person", "an emoji of a {c} person"))
+TASKS: dict[str, Task] = {
+    "retrieval": Retrieval(),
+    "groups": ZeroShot(prompts=GROUPS),
+    "calibration": Calibration(prompts=GROUPS, fit="val"),
+    "geometry": Geometry(),
+}
+# what a miniature of the pool has too few pairs for
+MORE_TASKS: dict[str, Task] = {
+    "subgroups": ZeroShot(prompts=SUBGROUPS),
+    "skin_tone": ZeroShot(prompts=SKIN_TONES),
+    "gender": ZeroShot(prompts=GENDERS),
+    "swapped_gender": CaptionSelection(wrong=("swap_gender",)),
+    "swapped_skin_tone": CaptionSelection(wrong=("swap_skin_tone",)),
+}
 QUERIES = ("red apple", "happy face", "flag", "a man with a beard", "music", "rainy weather", "cat", "train")
 
 
@@ -82,17 +112,22 @@ def model() -> ModelSpec:
     return ModelSpec(architecture=tower(96, 4, 1))
 
 
-def embed(checkpoint: str, splits: tuple[str, ...] = EVALUATED, caption_layers: tuple[str, ...] = ()) -> EmbedSpec:
-    """Features of the evaluated splits, class prompts and queries."""
+def embed(
+    checkpoint: str,
+    splits: tuple[str, ...] = EMBEDDED,
+    caption_layers: tuple[str, ...] = (),
+    tasks: Mapping[str, Task] = TASKS,
+) -> EmbedSpec:
+    """Features of the evaluated splits, of the tasks' class prompts and of the queries."""
     return EmbedSpec(
         checkpoint=checkpoint, pairs="pairs", split="split", splits=splits, caption_layers=caption_layers,
-        prompts=(GROUPS,), queries=QUERIES,
+        prompts=prompts_of(tasks.values()), queries=QUERIES,
     )  # fmt: skip
 
 
-def evaluate(features: str) -> EvaluateSpec:
-    """Retrieval and zero-shot classification; intervals resample base concepts, because their pictures are alike."""
-    return EvaluateSpec(
-        features=features, pairs="pairs", split="split", splits=EVALUATED,
-        tasks={"retrieval": Retrieval(), "groups": ZeroShot(prompts=GROUPS)}, bootstrap=Bootstrap(cluster_field="base"),
-    )  # fmt: skip
+def evaluate(features: str, tasks: Mapping[str, Task] = TASKS) -> EvaluateSpec:
+    """All tasks on both held-out axes; intervals resample base concepts, because their pictures are alike."""
+    scored = Scored(
+        features=features, pairs="pairs", split="split", splits=SCORED, tasks=dict(tasks), cluster_field="base"
+    )
+    return EvaluateSpec(sets={"emoji": scored})

@@ -17,7 +17,7 @@ from data.curation.specs import (
 )
 from data.specs import FolderPool, HoldoutFraction, IngestSpec, SplitSpec
 from data.stage import StageSpec
-from evaluation.specs import EvaluateSpec, ReportSpec, Retrieval
+from evaluation.specs import EvaluateSpec, Geometry, ReportSpec, Retrieval, Scored, Shown
 from pipelines.recipe import Recipe
 from pipelines.recipes import _emoji as small
 from training.specs import AdamW, CosineSchedule, EmbedSpec, InfoNCE, ModelSpec, Phase, Term, TrainSpec
@@ -59,13 +59,14 @@ def stages() -> dict[str, StageSpec]:
     }
     for label, checkpoint in LABELS.items():
         made[f"features_{label}"] = EmbedSpec(checkpoint=checkpoint, pairs="pairs", split="split", splits=HELD_OUT)
-        made[f"evaluate_{label}"] = EvaluateSpec(
+        scored = Scored(
             features=f"features_{label}",
             pairs="pairs",
             split="split",
-            splits=HELD_OUT,
-            tasks={"retrieval": Retrieval()},
+            splits=("test",),
+            tasks={"retrieval": Retrieval(), "geometry": Geometry()},
         )
+        made[f"evaluate_{label}"] = EvaluateSpec(sets={"own": scored})
     return made
 
 
@@ -74,14 +75,14 @@ def recipe() -> Recipe:
     title = "A first CLIP of my own pairs"
     report = ReportSpec(
         title=title,
-        pairs="pairs",
+        sets={"own": Shown(pairs="pairs")},
         split="split",
         selection="curate",
         evaluations={label: f"evaluate_{label}" for label in LABELS},
         controls=("untrained",),
         compare={"pretrained": "untrained"},
         checkpoints={"pretrained": "pretrain"},
-        headline=("test", "retrieval", "image_to_text_r@10"),
+        headline=("own", "test", "retrieval", "image_to_text_R@10"),
     )
     return Recipe(
         name="own_pairs",

@@ -3,11 +3,12 @@
 Hardware: 2 CPU cores, 8 GB of memory. Command: clipworks run quickstart
 """
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 from data.specs import EmbeddedLLM, RewriteSpec
 from data.stage import StageSpec
-from evaluation.specs import ReportSpec
+from evaluation.specs import Gallery, ReportSpec, Shown, Task
 from pipelines.recipe import Recipe
 from pipelines.recipes import _emoji as emoji
 from training.specs import (
@@ -49,6 +50,7 @@ class Size(NamedTuple):
     distil: int = 38_400
     batch: int = 128
     expert_batch: int = 128
+    tasks: Mapping[str, Task] = {**emoji.TASKS, **emoji.MORE_TASKS}
 
 
 def rewrite(size: Size) -> RewriteSpec:
@@ -153,12 +155,12 @@ def distil(size: Size) -> TrainSpec:
 LABELS = {"untrained": "init", "pretrained": "pretrain", "refined": "refine", "moe": "moe", "distilled": "distil"}
 
 
-def measured(checkpoint: str, label: str, for_students: bool = False) -> dict[str, StageSpec]:
+def measured(size: Size, checkpoint: str, label: str, for_students: bool = False) -> dict[str, StageSpec]:
     """Features and evaluation of one checkpoint; a teacher's features cover the training pairs and rewrites too."""
-    splits = (*emoji.EVALUATED, "train") if for_students else emoji.EVALUATED
+    splits = (*emoji.EMBEDDED, "train") if for_students else emoji.EMBEDDED
     return {
-        f"features_{label}": emoji.embed(checkpoint, splits, CAPTION_LAYERS if for_students else ()),
-        f"evaluate_{label}": emoji.evaluate(f"features_{label}"),
+        f"features_{label}": emoji.embed(checkpoint, splits, CAPTION_LAYERS if for_students else (), size.tasks),
+        f"evaluate_{label}": emoji.evaluate(f"features_{label}", size.tasks),
     }
 
 
@@ -173,15 +175,15 @@ def stages(size: Size = Size()) -> dict[str, StageSpec]:  # noqa: B008 - a froze
         "curate": emoji.curate(size.t),
         "rewrite": rewrite(size),
         "init": emoji.model(),
-        **measured("init", "untrained"),
+        **measured(size, "init", "untrained"),
         "pretrain": pretrain(size),
-        **measured("pretrain", "pretrained"),
+        **measured(size, "pretrain", "pretrained"),
         "refine": refine(size),
-        **measured("refine", "refined"),
+        **measured(size, "refine", "refined"),
         "moe": upcycle(size),
-        **measured("moe", "moe", for_students=True),
+        **measured(size, "moe", "moe", for_students=True),
         "distil": distil(size),
-        **measured("distil", "distilled"),
+        **measured(size, "distil", "distilled"),
     }
 
 
@@ -191,7 +193,7 @@ def report(title: str, **controls: str) -> ReportSpec:
     compare = {"pretrained": "untrained", "refined": "pretrained", "moe": "refined", "distilled": "moe"}
     return ReportSpec(
         title=title,
-        pairs="pairs",
+        sets={"emoji": Shown(pairs="pairs", vendors=emoji.SHOWN)},
         split="split",
         selection="curate",
         rewrites="rewrite",
@@ -199,11 +201,8 @@ def report(title: str, **controls: str) -> ReportSpec:
         controls=("untrained", *controls),
         compare={**compare, **dict.fromkeys(controls, "pretrained")},
         checkpoints={label: stage for label, stage in labels.items() if label != "untrained"},
-        gallery="features_pretrained",
-        gallery_split="unseen_vendor",
-        gallery_vendors=("Goog", "Twtr"),
-        queries=emoji.QUERIES,
-        headline=("unseen_vendor", "retrieval", "image_to_text_r@10"),
+        gallery=Gallery(features="features_pretrained", split="unseen_vendor", queries=emoji.QUERIES),
+        headline=("emoji", "unseen_vendor", "retrieval", "image_to_text_R@10"),
     )
 
 

@@ -14,7 +14,7 @@ def recipe() -> Recipe:
     made = {
         **quickstart.stages(),
         "pretrain_shuffled": quickstart.pretrain(quickstart.Size(), caption_noise=1.0),
-        **quickstart.measured("pretrain_shuffled", "shuffled"),
+        **quickstart.measured(quickstart.Size(), "pretrain_shuffled", "shuffled"),
         "report": quickstart.report(title, shuffled="pretrain_shuffled"),
     }
     return Recipe(

@@ -5,11 +5,12 @@ Hardware: 2 CPU cores, 8 GB of memory. Command: clipworks run tiny
 """
 
 from pipelines.recipe import Recipe
+from pipelines.recipes import _emoji as emoji
 from pipelines.recipes import quickstart
 
 SIZE = quickstart.Size(
     concepts=150, t=20, rewritten_captions=6, pretrain=1_280, refine=256, expert=64, router=64, distil=256, batch=64,
-    expert_batch=16,
+    expert_batch=16, tasks=emoji.TASKS,
 )  # fmt: skip
 
 

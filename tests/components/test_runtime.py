@@ -80,10 +80,10 @@ def test_without_a_watching_process_nothing_is_written(place: str, tmp_path: Pat
 @pytest.mark.parametrize(
     ("config", "place", "words"),
     [
-        ("{}", "{}", "ModelSpec: architecture"),
+        ("{}", "{}", "ModelSpec: .*nothing given"),
         ("not json", "{}", "ModelSpec"),
-        ('{"architecture": "x"}', '{"roots": "x"}', "Place: roots"),
-        ('{"architecture": "x", "depth": 3}', "{}", "ModelSpec: depth"),
+        ('{"architecture": "x"}', '{"roots": "x"}', "Place.roots"),
+        ('{"architecture": "x", "depth": 3}', "{}", "ModelSpec.depth"),
     ],
 )
 def test_strings_of_another_version_are_one_line(config: str, place: str, words: str) -> None:

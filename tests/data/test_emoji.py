@@ -95,7 +95,8 @@ def test_a_base_is_idempotent_named_and_leaves_no_variant_behind(plan: Plan) -> 
 def test_captions_and_traits_of_a_picture(plan: Plan) -> None:
     pairs = {pair.uid: pair for pair in plan.pairs}
     pair = pairs[f"Twtr-{concept('👩🏿‍💻')}"]
-    assert pair.captions == {"alt": "woman technologist dark skin tone"}
+    assert pair.captions["alt"] == "woman technologist dark skin tone"
+    assert set(pair.captions) == {"alt", "swap_skin_tone", "swap_gender"}
     assert pair.meta == {
         "vendor": "Twtr", "concept": "1f469_1f3ff_200d_1f4bb", "base": "1f9d1_200d_1f4bb", "base_name": "technologist",
         "group": "People & Body", "subgroup": "person-role", "skin_tone": "dark", "gender": "female",
@@ -106,6 +107,46 @@ def test_captions_and_traits_of_a_picture(plan: Plan) -> None:
     assert emoji.traits_of(concept("👫")) == {}
     assert emoji.traits_of(concept("🧑🏻‍🤝‍🧑🏿")) == {"skin_tone": "mixed"}
     assert emoji.traits_of(concept("♀️")) == emoji.traits_of(concept("🏻")) == {}
+
+
+def test_a_swap_is_the_name_of_what_differs_in_just_that_trait(plan: Plan) -> None:
+    names = emoji.load_names().name
+    swapped = {uid: pair.captions for uid, pair in ((pair.uid, pair) for pair in plan.pairs)}
+    captions = swapped[f"Twtr-{concept('👩🏿‍💻')}"]
+    assert captions["swap_gender"] == "man technologist dark skin tone"
+    tone = captions["swap_skin_tone"].removeprefix("woman technologist ").removesuffix(" skin tone")
+    assert tone in {"light", "medium-light", "medium", "medium-dark"}
+    assert swapped[f"Twtr-{concept('🤶')}"]["swap_gender"] == names[concept("🎅")]
+    assert names[emoji.swaps_of(concept("🚶"), names)["direction"]] == "person walking facing right"
+    # nothing to swap: no person, no trait, or two tones at once
+    for text in ("🍎", "😀", "🧑", "🧑🏻‍🤝‍🧑🏿"):
+        assert not [source for source in swapped[f"Twtr-{concept(text)}"] if source.startswith("swap_")]
+
+
+def test_swaps_are_mutual_and_change_one_trait(plan: Plan) -> None:
+    names = emoji.load_names().name
+    counts: dict[str, int] = defaultdict(int)
+    for one in {pair.meta["concept"] for pair in plan.pairs}:
+        for trait, other in emoji.swaps_of(one, names).items():
+            counts[trait] += 1
+            assert other != one
+            assert emoji.base_of(other) == emoji.base_of(one)
+            assert trait in emoji.swaps_of(other, names)
+            before, after = emoji.traits_of(one), emoji.traits_of(other)
+            left = {"skin_tone", "gender"} - {trait}
+            assert {name: before.get(name) for name in left} == {name: after.get(name) for name in left}
+            if trait == "direction":
+                assert emoji.faces_right(one) != emoji.faces_right(other)
+            else:
+                assert before[trait] != after[trait]
+                assert emoji.faces_right(one) == emoji.faces_right(other)
+    assert dict(counts) == {"skin_tone": 1_515, "gender": 1_108, "direction": 108}
+
+
+def test_the_package_has_no_picture_that_faces_right(plan: Plan) -> None:
+    """So a wrong direction would always be the longer caption, and is no caption: pool `direction` mirrors pictures."""
+    assert not [pair.uid for pair in plan.pairs if emoji.faces_right(pair.meta["concept"])]
+    assert not [pair.uid for pair in plan.pairs if "swap_direction" in pair.captions]
 
 
 def test_chosen_concepts_are_closed_under_their_base_and_free_of_order() -> None:

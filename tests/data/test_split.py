@@ -12,7 +12,7 @@ from data.errors import RecipeError
 from data.place import Place
 from data.selection import read_split, uids_of
 from data.shards import Pair, ShardSet, write_shard
-from data.specs import Holdout, HoldoutFraction, HoldoutValues, IngestSpec, ShardPool, SplitSpec
+from data.specs import Holdout, HoldoutFraction, HoldoutRest, HoldoutValues, IngestSpec, ShardPool, SplitSpec
 from data.split import NOTHING, Described, check, split_pairs
 from data.stage import run_stage
 
@@ -52,6 +52,14 @@ def test_a_fraction_holds_out_whole_values_and_about_as_many_as_asked() -> None:
 def test_a_fraction_of_uids_splits_single_pairs() -> None:
     held = sum(name == "val" for name in split({"val": HoldoutFraction(fraction=0.1)}).values())
     assert 200 - 54 < held < 200 + 54
+
+
+def test_the_rest_is_what_no_earlier_holdout_takes() -> None:
+    found = split({"unseen": HoldoutValues(field="vendor", values=("b",)), "test": HoldoutRest()})
+    assert {uid for uid, name in found.items() if name == "unseen"} == {p.uid for p in PAIRS if p.meta["vendor"] == "b"}
+    assert set(found.values()) == {"unseen", "test"}
+    with pytest.raises(RecipeError, match=r"holdouts\.late: no pair of 2000 is left"):
+        split({"test": HoldoutRest(), "late": HoldoutFraction(fraction=0.5)})
 
 
 def test_a_larger_fraction_keeps_what_a_smaller_one_held_out() -> None:

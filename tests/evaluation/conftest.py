@@ -1,9 +1,12 @@
 """A small world of artifacts written by hand: pictures of concepts by several vendors, and models of a chosen skill."""
 
+import importlib.util
 import io
 import json
-from collections.abc import Callable, Sequence
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -18,13 +21,14 @@ from data.place import Place
 from data.selection import ENTRY_SCHEMA, SELECTION_SCHEMA, write_entries, write_selection, write_split
 from data.shards import CAPTION_SCHEMA, Pair, write_manifest, write_parquet, write_shard
 from data.stage import StageSpec, run_stage
-from evaluation.specs import Bootstrap, EvaluateSpec, Retrieval, ZeroShot
+from evaluation.specs import Bootstrap, EvaluateSpec, Retrieval, Scored, ZeroShot
 from training.specs import Prompts
 
 COLOURS = ("red", "green", "blue", "orange", "purple", "teal", "gold", "pink", "brown", "navy")
 SHAPES = ("circle", "square", "triangle", "cross")
 VENDORS = ("Appl", "Goog", "Twtr")
 TEMPLATES = ("{c}", "a picture of a {c}")
+HELD_OUT = ("unseen_vendor", "unseen_concepts")
 
 
 def drawn(colour: str, shape: str, size: int) -> bytes:
@@ -156,48 +160,82 @@ class World:
 
     def embed(
         self, name: str, checkpoint: Artifact, skill: float = 1.0, queries: Sequence[str] = (), constant: bool = False,
-        splits: Sequence[str] = ("unseen_vendor", "unseen_concepts"), change: Callable[..., None] | None = None,
+        splits: Sequence[str] = HELD_OUT, change: Callable[..., None] | None = None, fields: Sequence[str] = ("group",),
+        views: Mapping[str, float] | None = None, view_specs: Mapping[str, Any] | None = None, logit_scale: float = 20,
+        **more: Any,
     ) -> Artifact:  # fmt: skip
-        """Features of a model whose pictures lie near their concept: `skill` 0 is noise, large is perfect."""
+        """Features of a model whose pictures lie near their concept: `skill` 0 is noise, large is perfect.
+
+        `fields`: metadata fields whose values are put into `TEMPLATES` and embedded as the mean of their concepts.
+        `views`: name of a view -> its share of the skill; `view_specs` go into the record as `EmbedSpec.views` would.
+        `more`: what else `write_features` takes.
+        """
         random = np.random.default_rng(len(name))
         shown = [pair for pair in self.pairs if self.split_of[pair.uid] in splits]
-        images = np.stack([skill * self.direction[p.meta["base"]] + random.normal(size=self.dim) for p in shown])
-        texts = {pair.captions["alt"]: self.direction[pair.meta["base"]] for pair in shown if "alt" in pair.captions}
-        for group in sorted({pair.meta["group"] for pair in self.pairs if "group" in pair.meta}):
-            members = [self.direction[pair.meta["base"]] for pair in self.pairs if pair.meta.get("group") == group]
-            texts |= {template.replace("{c}", group): np.mean(members, axis=0) for template in TEMPLATES}
+        concepts_ND = np.stack([self.direction[pair.meta["base"]] for pair in shown])
+        images_ND = skill * concepts_ND + random.normal(size=concepts_ND.shape)
+        texts = self._texts(shown, fields)
         for query in queries:
             texts.setdefault(query, random.normal(size=self.dim))
-        text_rows = np.stack(list(texts.values()))
+        texts_MD = np.stack(list(texts.values()))
         if constant:
-            images[:], text_rows[:] = 1.0, 1.0
-        images /= np.linalg.norm(images, axis=1, keepdims=True)
-        text_rows = text_rows / np.linalg.norm(text_rows, axis=1, keepdims=True)
+            images_ND[:], texts_MD[:] = 1.0, 1.0
+        if views:
+            more["views"] = {
+                view: _unit(share * skill * concepts_ND + random.normal(size=concepts_ND.shape))
+                for view, share in views.items()
+            }
 
         def write(uri: str) -> None:
-            write_features(uri, [p.uid for p in shown], images, list(texts), text_rows)
+            write_features(uri, [p.uid for p in shown], _unit(images_ND), list(texts), _unit(texts_MD), **more)
             if change:
                 change(uri)
 
         parents = {"checkpoint": checkpoint, "pairs": self.shard_set, "split": self.split}
         counts = {"images": len(shown), "texts": len(texts)}
-        return self.put(name, "feature_set", "embed", parents, write, counts)
+        config = {"views": dict(view_specs)} if view_specs else {}
+        return self.put(
+            name, "feature_set", "embed", parents, write, counts, {"logit_scale": logit_scale}, config
+        )  # fmt: skip
 
-    def evaluate_spec(self, **changes: Any) -> EvaluateSpec:
+    def _texts(self, shown: Sequence[Pair], fields: Sequence[str]) -> dict[str, np.ndarray]:
+        """Captions lie at their concept, classes at the mean of their concepts."""
+        texts = {pair.captions["alt"]: self.direction[pair.meta["base"]] for pair in self.pairs if pair.captions}
+        asked = {text for pair in shown for text in pair.captions.values()}
+        random = np.random.default_rng(3)
+        texts = {text: texts.get(text, random.normal(size=self.dim)) for text in sorted(asked)}
+        for field in fields:
+            for value in sorted({str(pair.meta[field]) for pair in self.pairs if field in pair.meta}):
+                bases = [pair.meta["base"] for pair in self.pairs if str(pair.meta.get(field)) == value]
+                mean_D = np.mean([self.direction[base] for base in bases], axis=0)
+                texts |= {template.replace("{c}", value): mean_D for template in TEMPLATES}
+        return texts
+
+    def evaluate_spec(self, views: bool = False, **changes: Any) -> EvaluateSpec:
+        """One set, `emoji`, of both held-out splits; `changes` are fields of its `Scored`, and `bootstrap`."""
+        bootstrap = changes.pop("bootstrap", Bootstrap(resamples=200))
         fields: dict[str, Any] = {
-            "features": "embed", "pairs": "emoji", "split": "split", "splits": ("unseen_vendor", "unseen_concepts"),
+            "features": "embed", "pairs": "emoji", "split": "split", "splits": HELD_OUT, "cluster_field": "base",
+            "views": "views" if views else None,
             "tasks": {
                 "groups": ZeroShot(prompts=Prompts(field="group", templates=TEMPLATES)),
                 "captions": Retrieval(ks=(1, 5)),
             },
-            "bootstrap": Bootstrap(resamples=200, cluster_field="base"),
         }  # fmt: skip
-        return EvaluateSpec(**(fields | changes))
+        return EvaluateSpec(sets={"emoji": Scored(**(fields | changes))}, bootstrap=bootstrap)
 
-    def evaluate(self, name: str, features: Artifact, split: Artifact | None = None, **changes: Any) -> Artifact:
+    def evaluate(
+        self, name: str, features: Artifact, split: Artifact | None = None, views: Artifact | None = None,
+        **changes: Any,
+    ) -> Artifact:  # fmt: skip
+        """Run the evaluate stage on these features."""
+        parents = {"features": features, "pairs": self.shard_set, "split": split or self.split}
+        if views:
+            parents["views"] = views
         return self.run(
-            name, self.evaluate_spec(**changes), features=features, pairs=self.shard_set, split=split or self.split
-        )
+            name, self.evaluate_spec(views=bool(views), **changes),
+            **{f"sets.emoji.{role}": parent for role, parent in parents.items()},
+        )  # fmt: skip
 
     def run(self, name: str, spec: StageSpec, **parents: Artifact) -> Artifact:
         """Run a real stage."""
@@ -224,6 +262,10 @@ class World:
         write_manifest(uri, shards, [])
 
 
+def _unit(rows: np.ndarray) -> np.ndarray:
+    return np.asarray(rows / np.linalg.norm(rows, axis=1, keepdims=True), np.float32)
+
+
 @pytest.fixture
 def world(tmp_path: Path) -> World:
     """Drawn pictures."""
@@ -234,3 +276,23 @@ def world(tmp_path: Path) -> World:
 def make_world(tmp_path: Path) -> Callable[[Sequence[Pair]], World]:
     """A world of other pairs."""
     return lambda pairs: World(tmp_path / "other", pairs)
+
+
+@pytest.fixture(scope="session")
+def made() -> ModuleType:
+    """made.py lies beside this file; tests are no package."""
+    spec = importlib.util.spec_from_file_location(
+        "clipworks_tests_evaluation_made", Path(__file__).with_name("made.py")
+    )
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="session")
+def world_at() -> Callable[..., World]:
+    """(root, pairs) -> a world there, of drawn pictures unless told; for fixtures that outlive a test."""
+    return lambda root, pairs=None: World(root, pairs or drawn_pairs())

@@ -1,6 +1,7 @@
 """The evaluate stage on artifacts written by hand: tasks, controls, drops, the guard, and what it refuses."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -9,8 +10,8 @@ import pytest
 from data.artifacts import ArtifactError
 from data.errors import EvaluationError
 from data.features import write_features
-from evaluation.queries import read_queries
-from evaluation.specs import Bootstrap, Retrieval, ZeroShot
+from evaluation.rows import rows_of as read_rows_of
+from evaluation.specs import Bootstrap, EvaluateSpec, Retrieval, Scored, ZeroShot
 from training.specs import Prompts
 
 
@@ -19,8 +20,12 @@ def checkpoint(world):
     return world.checkpoint("pretrain", world.select())
 
 
-def rows_of(artifact):
-    rows = json.loads((open(artifact.at("report.json"))).read())["rows"]  # noqa: SIM115, PTH123
+def entries(artifact):
+    return json.loads(Path(artifact.at("report.json")).read_text())["rows"]
+
+
+def rows_of(artifact, baseline=""):
+    rows = [row for row in entries(artifact) if row["baseline"] == baseline]
     return {(row["split"], row["task"], row["metric"]): row for row in rows}
 
 
@@ -49,24 +54,88 @@ def test_noise_is_at_chance_and_a_constant_model_below_it(world, checkpoint):
     assert all(row["ties"] == row["n"] for row in constant.values())
 
 
-def test_per_query_rows_give_back_the_metrics(world, checkpoint):
+def test_rows_and_draws_give_back_the_metrics(world, checkpoint):
     artifact = world.evaluate("evaluate", world.embed("embed", checkpoint, skill=1))
-    table = pq.read_table(artifact.at("per_query.parquet")).to_pandas()
     found = rows_of(artifact)["unseen_vendor", "groups", "top1"]
-    own = table[(table.split == "unseen_vendor") & (table.task == "groups")]
+    own = pq.read_table(artifact.at("rows", found["file"])).to_pandas()
+    assert len(own) == found["n"] == 40
     assert own.correct.mean() == pytest.approx(found["value"])
-    assert ((own.label == own.prediction) | (own.ties > 0)).eq(own.correct | (own.ties > 0)).all()
-    assert [(split, task, q.direction, len(q)) for split, task, q in read_queries(artifact)] == [
-        ("unseen_vendor", "groups", "", 40),
-        ("unseen_vendor", "captions", "image_to_text", 40),
-        ("unseen_vendor", "captions", "text_to_image", 40),
-        ("unseen_concepts", "groups", "", 16),
-        ("unseen_concepts", "captions", "image_to_text", 16),
-        ("unseen_concepts", "captions", "text_to_image", 8),
-    ]
-    metrics = artifact.record.metrics["unseen_vendor/groups/top1"]
+    assert ((own.label == own.prediction) | (own.ties > 0)).eq((own.correct == 1) | (own.ties > 0)).all()
+    assert {row["file"] for row in rows_of(artifact).values()} == {
+        f"emoji/{split}/{name}.parquet" for split in ("unseen_vendor", "unseen_concepts")
+        for name in ("groups", "captions.image_to_text", "captions.text_to_image")
+    }  # fmt: skip
+    draws = np.load(artifact.at("draws.npy"))
+    assert draws.shape == (len(entries(artifact)), 200)
+    for row, own_draws in zip(entries(artifact), draws, strict=True):
+        low, high = np.quantile(own_draws, (0.025, 0.975))
+        if 0 < row["value"] < 1 or row["unit"] != "fraction":  # at its ends a share has the binomial bound
+            assert (row["low"], row["high"]) == (pytest.approx(low, abs=1e-6), pytest.approx(high, abs=1e-6))
+    metrics = artifact.record.metrics["emoji/unseen_vendor/groups/top1"]
     assert metrics == {name: found[name] for name in ("value", "low", "high", "chance", "n")}
-    assert artifact.record.metrics["guard"] == {"selections": 1, "pretrained_elsewhere": []}
+    guard = artifact.record.metrics["guard"]
+    assert (guard["selections"], guard["unchecked_selections"], guard["pretrained_elsewhere"]) == (1, 0, [])
+
+
+def test_baselines_stand_beside_and_know_nothing(world, checkpoint):
+    artifact = world.evaluate("evaluate", world.embed("embed", checkpoint, skill=1e4))
+    majority, shuffled = (rows_of(artifact, name) for name in ("majority", "shuffled_labels"))
+    assert majority["unseen_vendor", "groups", "top1"]["value"] == 0.25
+    row = shuffled["unseen_vendor", "groups", "top1"]
+    assert row["low"] <= row["chance"] <= row["high"]
+    assert not {key for key in artifact.record.metrics if "majority" in key or "shuffled" in key}
+
+
+def test_a_stage_that_was_stopped_goes_on_at_the_next_task(world, checkpoint, monkeypatch):
+    """Stopped after its first task, a stage that is run again makes the bytes of one that was not."""
+    from evaluation.tasks import retrieval
+
+    features, right = world.embed("embed", checkpoint), retrieval.answer
+    whole = world.evaluate("whole", features, bootstrap=Bootstrap(resamples=100))
+    asked = []
+
+    def stopped(spec, subject):
+        asked.append(subject.part.name)
+        if asked == ["unseen_vendor"]:
+            raise KeyboardInterrupt
+        return right(spec, subject)
+
+    monkeypatch.setattr(retrieval, "answer", stopped)
+    spec = {"bootstrap": Bootstrap(resamples=100, seed=1)}
+    with pytest.raises(KeyboardInterrupt):
+        world.evaluate("evaluate", features, **spec)
+    again = world.evaluate("evaluate", features, **spec)
+    assert asked == ["unseen_vendor", "unseen_vendor", "unseen_concepts"]
+    values = [[(row["metric"], row["value"], row["n"]) for row in entries(one)] for one in (again, whole)]
+    assert values[0] == values[1]
+
+
+def test_features_of_two_checkpoints_are_refused(world, checkpoint):
+    features = world.embed("embed", checkpoint)
+    views = world.embed("views", world.checkpoint("other", world.select()), views={"noise": 0.5})
+    with pytest.raises(EvaluationError, match="made with different checkpoints"):
+        world.evaluate("evaluate", features, views=views)
+
+
+def test_two_sets_are_scored_side_by_side(world, checkpoint):
+    features = world.embed("embed", checkpoint)
+    scored = world.evaluate_spec().sets["emoji"]
+    spec = EvaluateSpec(
+        sets={"first": scored, "second": scored.model_copy(update={"splits": ("unseen_vendor",)})},
+        bootstrap=Bootstrap(resamples=100),
+    )
+    assert isinstance(spec.sets["second"], Scored)
+    parents = {"features": features, "pairs": world.shard_set, "split": world.split}
+    both = {f"sets.{name}.{role}": parent for name in spec.sets for role, parent in parents.items()}
+    rows = entries(world.run("both", spec, **both))
+    assert {(row["set"], row["split"]) for row in rows} == {
+        ("first", "unseen_vendor"), ("first", "unseen_concepts"), ("second", "unseen_vendor"),
+    }  # fmt: skip
+    own = [
+        [(r["task"], r["metric"], r["baseline"], r["value"], r["low"]) for r in rows if r["set"] == name]
+        for name in ("first", "second")
+    ]
+    assert set(own[1]) < set(own[0])
 
 
 def test_pairs_without_a_label_or_caption_are_dropped_with_a_reason(make_world, world):
@@ -79,7 +148,7 @@ def test_pairs_without_a_label_or_caption_are_dropped_with_a_reason(make_world, 
     assert rows["unseen_vendor", "groups", "top1"]["dropped_reasons"] == {"no_label": 1}
     assert rows["unseen_vendor", "captions", "image_to_text_R@1"]["dropped_reasons"] == {"no_caption": 1}
     assert rows["unseen_vendor", "captions", "image_to_text_R@1"]["n"] == 39
-    (gone,) = [q.dropped for split, task, q in read_queries(artifact) if (split, task) == ("unseen_vendor", "groups")]
+    gone = read_rows_of(artifact, rows["unseen_vendor", "groups", "top1"]["file"]).dropped
     assert gone == {pairs[80].uid: "no_label"}
 
 
@@ -120,22 +189,34 @@ def test_a_pair_that_training_kept_is_refused(world):
     assert world.evaluate("evaluate", world.embed("embed-clean", clean)).record.counts["metrics"] > 0
 
 
-def test_a_selection_of_another_split_is_refused(world):
+def test_a_selection_of_another_split_is_checked_pair_by_pair(world):
+    """What counts is which pairs were trained on, not which stage parted them."""
     import pyarrow as pa
 
     from data.selection import write_split
 
     table = pa.table({"uid": list(world.split_of), "split": ["train"] * len(world.split_of)})
     other = world.put("split2", "split", "split", {"pairs": world.shard_set}, lambda uri: write_split(uri, table))
-    checkpoint = world.checkpoint("pretrain", world.select(split=other))
-    with pytest.raises(EvaluationError, match="use the same split stage"):
-        world.evaluate("evaluate", world.embed("embed", checkpoint))
+    apart = world.checkpoint("apart", world.select(split=other))
+    assert world.evaluate("evaluate", world.embed("embed", apart)).record.metrics["guard"]["selections"] == 1
+    leaked = world.uids("unseen_vendor")[0]
+    leaky = world.checkpoint("leaky", world.select(kept=[leaked], split=other))
+    with pytest.raises(EvaluationError, match=rf"'unseen_vendor': 1 of 40 pairs .* e\.g\. '{leaked}'"):
+        world.evaluate("leaked", world.embed("embed-leaky", leaky))
 
 
-def test_weights_from_elsewhere_are_named(world):
-    checkpoint = world.checkpoint("pretrain", world.select(), config={"pretrained": "openai"})
+@pytest.mark.parametrize(
+    ("config", "name"),
+    [
+        ({"pretrained": "openai"}, "openai"),
+        ({"source": {"weights": "ab" * 32}}, "weights abababababab"),  # a folder in open_clip's layout
+        ({"source": {"weights": "ab" * 32, "origin": "cd" * 32}}, "checkpoint cdcdcdcdcdcd"),  # ours, of another root
+    ],
+)
+def test_weights_from_elsewhere_are_named(world, config, name):
+    checkpoint = world.checkpoint("pretrain", world.select(), config=config)
     artifact = world.evaluate("evaluate", world.embed("embed", checkpoint))
-    assert artifact.record.metrics["guard"]["pretrained_elsewhere"] == ["openai"]
+    assert artifact.record.metrics["guard"]["pretrained_elsewhere"] == [name]
 
 
 @pytest.mark.parametrize(
@@ -147,8 +228,8 @@ def test_weights_from_elsewhere_are_named(world):
         ({"tasks": {"z": ZeroShot(prompts=Prompts(field="group", templates=("a picture",)))}}, r"has no \{c\}"),
         ({"tasks": {"z": ZeroShot(prompts=Prompts(field="group", templates=("the {c}",)))}}, "'the circle' was not"),
         ({"tasks": {"z": ZeroShot(prompts=Prompts(field="base"))}}, "was not embedded"),
-        ({"tasks": {"r": Retrieval(caption_source="rewritten")}}, "sources are alt"),
-        ({"bootstrap": Bootstrap(cluster_field="bas")}, "did you mean 'base'"),
+        ({"tasks": {"r": Retrieval(caption_sources=("rewritten",))}}, "sources are alt"),
+        ({"cluster_field": "bas"}, "did you mean 'base'"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_evaluated_is_said_in_one_line(world, checkpoint, changes, message):

@@ -61,24 +61,24 @@ stages:
     queries: [red, "no"]
   evaluate:
     kind: evaluate
-    features: embed
-    pairs: pairs
-    split: split
-    splits: [unseen]
-    tasks:
-      retrieval: {task: retrieval}
-      groups: {task: zero_shot, prompts: {field: group, templates: ["a {c}"]}}
+    sets:
+      small:
+        features: embed
+        pairs: pairs
+        split: split
+        splits: [unseen]
+        tasks:
+          retrieval: {task: retrieval}
+          groups: {task: zero_shot, prompts: {field: group, templates: ["a {c}"]}}
   report:
     kind: report
     title: Small
-    pairs: pairs
+    sets: {small: {pairs: pairs}}
     split: split
     selection: curate
     evaluations: {pretrained: evaluate}
-    gallery: embed
-    gallery_split: unseen
-    queries: [red]
-    headline: [unseen, retrieval, "R@10"]
+    gallery: {features: embed, split: unseen, queries: [red]}
+    headline: [small, unseen, retrieval, "R@10"]
 """
 
 

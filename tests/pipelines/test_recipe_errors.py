@@ -12,6 +12,9 @@ from pipelines.yaml_text import to_yaml
 GONE = object()
 WARM = "stages.pretrain.phases.warm"
 REFINE = "stages.pretrain.phases.refine"
+SET = "stages.evaluate.sets.small"
+GROUPS = {"prompts": {"field": "group", "templates": ["a {c}"]}}
+OOD = {"task": "out_of_distribution"}
 
 # (path to change, new value, words that the line must have)
 BROKEN: list[tuple[str, Any, list[str]]] = [
@@ -102,17 +105,45 @@ BROKEN: list[tuple[str, Any, list[str]]] = [
     (f"{REFINE}.view", {"caption_weights": {"alt": -1}}, ["caption_weights.alt: -1.0", "0 or more"]),
     (f"{REFINE}.view", {"caption_noise": 2}, ["view.caption_noise: 2", "less than or equal to 1"]),
     ("stages.embed.splits", ["unseeen"], ["stages.embed.splits.0: 'unseeen'", "did you mean 'unseen'"]),
-    ("stages.evaluate.splits", ["train"], ["stages.evaluate.splits.0: 'train'", "held-out"]),
-    ("stages.evaluate.tasks.groups.prompts.templates", ["the {c}"], ["not embedded", "stages.embed.prompts"]),
-    ("stages.evaluate.tasks.groups.prompts.templates", ["thing"], ["templates.0: 'thing'", "{c}"]),
-    ("stages.evaluate.tasks.retrieval.task", "retreival", ["tasks.retrieval.task: 'retreival'", "'retrieval'"]),
+    ("stages.evaluate.sets", {}, ["stages.evaluate.sets: {}", "at least 1"]),
+    ("stages.evaluate.sets.Small Set", {}, ["stages.evaluate.sets.Small Set"]),
+    (f"{SET}.splits", ["train"], [f"{SET}.splits.0: 'train'", "held-out"]),
+    (f"{SET}.splits", ["unseeen"], [f"{SET}.splits.0: 'unseeen'", "not embedded by 'embed'", "'unseen'"]),
+    (f"{SET}.features", "pretrain", ["makes a checkpoint, where a feature_set is needed"]),
+    ("stages.embed.plain", False, [f"{SET}.features: 'embed'", "views only"]),
+    (f"{SET}.tasks.Groups", {"task": "retrieval"}, [f"{SET}.tasks.Groups: 'Groups'", "name a task"]),
+    (f"{SET}.tasks.groups.prompts.templates", ["the {c}"], ["not embedded", "stages.embed.prompts"]),
+    (f"{SET}.tasks.groups.prompts.templates", ["thing"], ["templates.0: 'thing'", "{c}"]),
+    (f"{SET}.tasks.groups.prompts.classes", ["a", "b"], ["not embedded for 'group' with these classes"]),
+    (f"{SET}.tasks.groups.prompts.classes", ["a"], ["prompts.classes", "at least 2"]),
+    (f"{SET}.tasks.groups.group_feild", "x", ["groups.group_feild", "'group_field'"]),
+    (f"{SET}.tasks.retrieval.task", "retreival", ["tasks.retrieval.task: 'retreival'", "'retrieval'"]),
+    (f"{SET}.tasks.calibration", {**GROUPS, "task": "calibration"}, ["calibration.fit: 'val'", "not embedded"]),
+    (f"{SET}.tasks.calibration", {**GROUPS, "task": "calibration", "fit": "unseen"}, ["fit: 'unseen'", "is scored"]),
+    (
+        f"{SET}.tasks.probe",
+        {**GROUPS, "task": "probe", "head": {"head": "gda"}},
+        ["probe.fit: 'train'", "not embedded"],
+    ),
+    (f"{SET}.tasks.ood", {**GROUPS, **OOD, "out": ["big/unseen"]}, ["ood.out.0: 'big'", "no such set", "small"]),
+    (f"{SET}.tasks.ood", {**GROUPS, **OOD, "out": ["seen"]}, ["ood.out.0: 'seen'", "no such split embedded"]),
+    (
+        f"{SET}.tasks.robust",
+        {**GROUPS, "task": "robustness"},
+        ["robust: robustness reads corrupted views", f"{SET}.views"],
+    ),
+    (f"{SET}.tasks.dense", {"task": "dense_probe", "fit": "unseen"}, ["dense.fit: 'unseen'"]),
     ("stages.evaluate.bootstrap", {"resamples": 5}, ["bootstrap.resamples: 5"]),
     ("stages.report.compare", {"refined": "pretrained"}, ["stages.report.compare.refined: 'refined'"]),
     ("stages.report.controls", ["pretraind"], ["controls.0: 'pretraind'", "did you mean 'pretrained'"]),
-    ("stages.report.headline", ["unseen", "retrieval"], ["stages.report.headline"]),
-    ("stages.report.headline", ["unseen", "retreival", "R@10"], ["headline.1: 'retreival'", "'retrieval'"]),
-    ("stages.report.gallery_split", "seen", ["gallery_split: 'seen'", "'unseen'"]),
-    ("stages.report.queries", ["blue"], ["stages.report.queries.0: 'blue'", "stages.embed.queries"]),
+    ("stages.report.headline", ["unseen", "retrieval", "R@10"], ["stages.report.headline"]),
+    ("stages.report.headline", ["smal", "unseen", "retrieval", "R@10"], ["headline.0: 'smal'", "'small'"]),
+    ("stages.report.headline", ["small", "unsen", "retrieval", "R@10"], ["headline.1: 'unsen'", "'unseen'"]),
+    ("stages.report.headline", ["small", "unseen", "retreival", "R@10"], ["headline.2: 'retreival'", "'retrieval'"]),
+    ("stages.report.sets", {"smal": {"pairs": "pairs"}}, ["stages.report.sets.smal: 'smal'", "'small'"]),
+    ("stages.report.gallery.split", "seen", ["gallery.split: 'seen'", "'unseen'"]),
+    ("stages.report.gallery.queries", ["blue"], ["stages.report.gallery.queries.0: 'blue'", "stages.embed.queries"]),
+    ("stages.report.checkpoints", {"pretraned": "init"}, ["checkpoints.pretraned", "'pretrained'"]),
     ("stages.report.evaluations", {"pretrained": "embed"}, ["makes a feature_set, where an evaluation"[:20]]),
 ]
 

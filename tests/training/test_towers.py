@@ -4,6 +4,7 @@ What cannot be is refused in one line.
 """
 
 import io
+import json
 
 import numpy as np
 import open_clip
@@ -12,7 +13,10 @@ import torch
 from PIL import Image
 
 from data.errors import ArtifactError, ModelError
+from data.place import Place
+from data.stage import run_stage
 from training.pictures import exact_picture
+from training.specs import ModelSpec
 from training.towers import create_towers, load_towers, save_towers
 
 
@@ -91,7 +95,7 @@ def test_weights_of_another_architecture_are_refused(world, tmp_path):
 
 
 def test_a_folder_without_a_checkpoint_is_refused(tmp_path):
-    with pytest.raises(ArtifactError, match=r"no record\.json"):
+    with pytest.raises(ModelError, match=r"no open_clip_config\.json"):
         load_towers(str(tmp_path))
 
 
@@ -123,3 +127,46 @@ def test_text_towers_that_read_behind_the_end_of_text_get_all_tokens(world, text
     tokens = torch.zeros(2, 8, dtype=torch.long)
     assert not towers.trims_text
     assert towers.trimmed(tokens) is tokens
+
+
+def stage_of(spec, folder):
+    return run_stage("model", spec, {}, Place(root=str(folder)))
+
+
+def test_a_folder_from_elsewhere_becomes_a_checkpoint_with_its_very_weights(world, tmp_path):
+    towers = create_towers(world.TINY, seed=3).eval()
+    save_towers(towers, str(tmp_path / "theirs"))
+    made = stage_of(ModelSpec(folder=str(tmp_path / "theirs")), tmp_path / "runs")
+    ours = load_towers(made.uri)
+    assert all(torch.equal(value, ours.state_dict()[name]) for name, value in towers.state_dict().items())
+    assert made.record.metrics["origin"] is None
+    assert made.record.config["source"].keys() == {"config", "weights"}
+
+
+def test_a_checkpoint_of_another_root_keeps_its_origin(world, tmp_path):
+    first = stage_of(ModelSpec(architecture=world.TINY), tmp_path / "one")
+    made = stage_of(ModelSpec(folder=first.uri), tmp_path / "two")
+    assert made.record.metrics["origin"] == made.record.config["source"]["origin"] == first.fingerprint
+    assert stage_of(ModelSpec(artifact=first.fingerprint), tmp_path / "one").uri == first.uri
+    with pytest.raises(ArtifactError, match="no artifact with fingerprint"):
+        stage_of(ModelSpec(artifact=first.fingerprint), tmp_path / "two")
+
+
+def test_a_config_that_leaves_preprocessing_out_has_open_clips(world, tmp_path):
+    save_towers(create_towers(world.TINY), str(tmp_path))
+    config = json.loads((tmp_path / "open_clip_config.json").read_text())
+    expected = load_towers(str(tmp_path)).mean_std
+    (tmp_path / "open_clip_config.json").write_text(json.dumps({"model_cfg": config["model_cfg"]}))
+    assert all(
+        torch.equal(one, other) for one, other in zip(load_towers(str(tmp_path)).mean_std, expected, strict=True)
+    )
+
+
+def test_weights_of_another_activation_are_refused():
+    with pytest.raises(ModelError, match="trained with QuickGELU, ViT-B-32 has the other; use ViT-B-32-quickgelu"):
+        create_towers("ViT-B-32", "openai")
+
+
+def test_an_unknown_tag_is_answered_with_those_there_are():
+    with pytest.raises(ModelError, match="no weights 'opanai' for ViT-B-32-quickgelu; did you mean 'openai'"):
+        create_towers("ViT-B-32-quickgelu", "opanai")

@@ -76,14 +76,20 @@ def small_world(root, copies: int = 4):
     """(pairs, split, selection) artifacts over the coloured shapes; copy 0 is held out."""
     everything = pairs(copies)
 
+    half = len(everything) // 2
+
     def write_pairs(uri):
-        half = len(everything) // 2
         shards = [write_shard(uri, f"{n:05d}", part) for n, part in enumerate((everything[:half], everything[half:]))]
         write_manifest(uri, shards, [])
 
     uids = [pair.uid for pair in everything]
     split = ["test" if uid.endswith("-0") else "train" for uid in uids]
     kept = [name == "train" for name in split]
+
+    def write_splits(uri):
+        for n, part in enumerate((slice(0, half), slice(half, None))):
+            write_split(uri, pa.table({"uid": uids[part], "split": split[part]}), f"{n:05d}")
+
     columns = {
         "uid": uids,
         "kept": kept,
@@ -93,7 +99,7 @@ def small_world(root, copies: int = 4):
     }
     return (
         commit(root, "pairs", "shard_set", write_pairs),
-        commit(root, "split", "split", lambda uri: write_split(uri, pa.table({"uid": uids, "split": split}))),
+        commit(root, "split", "split", write_splits),
         commit(root, "selection", "selection", lambda uri: write_selection(uri, pa.table(columns))),
     )
 

@@ -7,27 +7,24 @@ model is never punished for finding the same words at another picture.
 import numpy as np
 
 from data.errors import EvaluationError
-from data.features import FeatureSet
-from evaluation.held_out import HeldOut
-from evaluation.metrics import Metric, retrieval_metrics
-from evaluation.queries import Queries
-from evaluation.ranks import Ranks, rank_candidates, require_finite
+from evaluation.metrics.ranked import retrieval_metrics
+from evaluation.ranks import Ranks, rank_candidates
+from evaluation.rows import Rows
 from evaluation.specs import Retrieval
+from evaluation.subject import Answer, Subject
 
 NO_CAPTION = "no_caption"
 IMAGE_TO_TEXT, TEXT_TO_IMAGE = "image_to_text", "text_to_image"
 
 
-def retrieve(
-    spec: Retrieval, features: FeatureSet, split: HeldOut, captions: dict[str, list[str]]
-) -> list[tuple[Queries, list[Metric]]]:
+def answer(spec: Retrieval, subject: Subject) -> list[Answer]:
     """Rank captions for every picture and pictures for every distinct caption of a split."""
-    uids = [uid for uid in split.uids if captions.get(uid)]
+    part, captions = subject.part, subject.data.captions(spec.caption_sources)
+    uids = [uid for uid in part.uids if captions.get(uid)]
     if not uids:
-        raise EvaluationError(
-            f"split {split.name!r}: no pair has a {spec.caption_source!r} caption; use another source"
-        )
-    dropped = split.dropped | {uid: NO_CAPTION for uid in split.uids if not captions.get(uid)}
+        sources = ", ".join(map(repr, spec.caption_sources))
+        raise EvaluationError(f"split {part.name!r}: no pair has a caption of {sources}; use another source")
+    dropped = part.dropped | {uid: NO_CAPTION for uid in part.uids if not captions.get(uid)}
     texts = sorted({text for uid in uids for text in captions[uid]})
     row_of = {text: row for row, text in enumerate(texts)}
     captions_of_image = [sorted({row_of[text] for text in captions[uid]}) for uid in uids]
@@ -36,31 +33,33 @@ def retrieve(
         for row in rows:
             images_of_caption[row].append(image)
 
-    images_ND, texts_MD = features.images[features.image_rows(uids)], features.text_features[features.text_rows(texts)]
-    require_finite(images_ND, uids, "uid")
-    require_finite(texts_MD, texts, "caption")
+    images_ND, texts_MD = subject.data.image_features(uids), subject.data.texts(texts)
     first = [captions[uid][0] for uid in uids]
-    clusters = [split.clusters[uid] for uid in uids]
-    to_text = _queries(
+    clusters = [part.clusters[uid] for uid in uids]
+    to_text = _rows(
         IMAGE_TO_TEXT, uids, first, clusters, texts, rank_candidates(images_ND, texts_MD, captions_of_image), dropped
     )
     # a caption whose pictures lie in several clusters counts for the first of them
     owners = [min(clusters[image] for image in images) for images in images_of_caption]
-    to_image = _queries(
+    to_image = _rows(
         TEXT_TO_IMAGE, texts, texts, owners, uids, rank_candidates(texts_MD, images_ND, images_of_caption), {}
     )
     return [
-        (to_text, retrieval_metrics(IMAGE_TO_TEXT, spec.ks)),
-        (to_image, retrieval_metrics(TEXT_TO_IMAGE, spec.ks)),
+        Answer(to_text, retrieval_metrics(IMAGE_TO_TEXT, spec.ks)),
+        Answer(to_image, retrieval_metrics(TEXT_TO_IMAGE, spec.ks)),
     ]
 
 
-def _queries(
+def _rows(
     direction: str, ids: list[str], labels: list[str], clusters: list[str], candidates: list[str], ranks: Ranks,
     dropped: dict[str, str],
-) -> Queries:  # fmt: skip
-    return Queries(
+) -> Rows:  # fmt: skip
+    return Rows(
         ids=ids, clusters=clusters, labels=labels, predictions=[candidates[row] for row in ranks.best],
-        ranks=ranks.rank, ties=ranks.ties, positives=ranks.positives, direction=direction, dropped=dropped,
-        candidates=np.full(len(ids), len(candidates), np.int64),
+        direction=direction, dropped=dropped,
+        numbers={
+            "rank": ranks.rank, "ties": ranks.ties, "positives": ranks.positives,
+            "candidates": np.full(len(ids), len(candidates), np.int64),
+            "correct": (ranks.rank == 1).astype(np.int64),
+        },
     )  # fmt: skip

@@ -1,32 +1,16 @@
-"""Plots as inline SVG that follow the page: its fonts, its colours, light or dark.
+"""Plots of what a run did: losses, and metadata entries before and after balancing."""
 
-matplotlib draws in marker colours that no one sees; they become the page's CSS variables afterwards.
-"""
-
-import io
-import re
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
-import matplotlib as mpl
 import numpy as np
 from markupsafe import Markup
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, MaxNLocator
 
-INK, MUTED, RULE, ACCENT, QUIET = "#010101", "#020202", "#030303", "#040404", "#050505"
-_VARIABLES = {INK: "--ink", MUTED: "--muted", RULE: "--rule", ACCENT: "--accent", QUIET: "--quiet"}
-_STYLE: dict[Any, Any] = {
-    "svg.fonttype": "none", "svg.hashsalt": "clipworks", "font.size": 9, "text.color": INK,
-    "axes.labelcolor": MUTED, "xtick.labelcolor": MUTED, "ytick.labelcolor": MUTED,
-    "axes.edgecolor": RULE, "xtick.color": RULE, "ytick.color": RULE,
-    "axes.spines.top": False, "axes.spines.right": False, "axes.spines.left": False,
-    "axes.grid": True, "axes.grid.axis": "y",
-    "grid.color": RULE, "grid.linewidth": 0.6, "axes.linewidth": 0.8, "xtick.major.size": 3, "ytick.major.size": 0,
-    "axes.axisbelow": True, "lines.linewidth": 1.6, "lines.solid_capstyle": "round",
-}  # fmt: skip
+from evaluation.plots.style import ACCENT, MUTED, QUIET, RULE, figure_of, styled, to_svg
+
 _SMOOTHED_POINTS = 40
 
 
@@ -34,8 +18,8 @@ def loss_curve(lines: Sequence[Mapping[str, Any]], title: str) -> Markup:
     """Loss over pairs seen, phases one after another and marked; faint as logged, strong as a running mean."""
     seen, starts = _continuous(lines)
     loss = np.array([float(line["loss"]) for line in lines])
-    with mpl.rc_context(_STYLE):
-        figure, axes = _figure(4.4, 2.35)
+    with styled():
+        figure, axes = figure_of(4.4, 2.35)
         axes.plot(seen, loss, color=QUIET, linewidth=0.9)
         for start, end in zip(starts, [*starts[1:], len(lines)], strict=True):
             axes.plot(seen[start:end], _smoothed(loss[start:end]), color=ACCENT)
@@ -46,7 +30,7 @@ def loss_curve(lines: Sequence[Mapping[str, Any]], title: str) -> Markup:
         axes.xaxis.set_major_locator(MaxNLocator(5))
         axes.yaxis.set_major_locator(MaxNLocator(5))
         axes.margins(x=0.02)
-        return _svg(figure, f"Loss of {title} over pairs seen")
+        return to_svg(figure, f"Loss of {title} over pairs seen")
 
 
 def entry_histogram(edges: Sequence[float], before: Sequence[int], after: Sequence[int]) -> Markup:
@@ -54,8 +38,8 @@ def entry_histogram(edges: Sequence[float], before: Sequence[int], after: Sequen
     names = [_bin_name(low, high) for low, high in pairwise(edges)]
     first = next((i for i, (b, a) in enumerate(zip(before, after, strict=True)) if edges[i] > 0 and (b or a)), 0)
     place = np.arange(len(names) - first)
-    with mpl.rc_context(_STYLE):
-        figure, axes = _figure(5.4, 2.5)
+    with styled():
+        figure, axes = figure_of(5.4, 2.5)
         axes.bar(place - 0.2, before[first:], 0.38, color=QUIET, label="before")
         axes.bar(place + 0.2, after[first:], 0.38, color=ACCENT, label="after")
         axes.set_xticks(place, names[first:], rotation=35, ha="right", rotation_mode="anchor")
@@ -64,12 +48,7 @@ def entry_histogram(edges: Sequence[float], before: Sequence[int], after: Sequen
         axes.set_yscale("symlog", linthresh=1)
         axes.yaxis.set_major_formatter(EngFormatter(sep=""))
         axes.legend(frameon=False, loc="upper right", labelcolor=MUTED)
-        return _svg(figure, "Entries by the pairs they match, before and after balancing")
-
-
-def _figure(width: float, height: float) -> tuple[Figure, Axes]:
-    figure = Figure(figsize=(width, height), layout="constrained")
-    return figure, figure.add_subplot()
+        return to_svg(figure, "Entries by the pairs they match, before and after balancing")
 
 
 def _continuous(lines: Sequence[Mapping[str, Any]]) -> tuple[np.ndarray[Any, np.dtype[np.float64]], list[int]]:
@@ -106,18 +85,3 @@ def _mark_phases(axes: Axes, phases: Sequence[tuple[float, str]]) -> None:
 
 def _bin_name(low: float, high: float) -> str:
     return f"{low:,.0f}" if high - low <= 1 else f"{low:,.0f}–{high - 1:,.0f}"
-
-
-def _svg(figure: Figure, description: str) -> Markup:
-    sink = io.StringIO()
-    figure.savefig(sink, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
-    text = sink.getvalue()
-    text = text[text.index("<svg") :]
-    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
-    for marker, variable in _VARIABLES.items():
-        text = text.replace(marker, f"var({variable})")
-    text = re.sub(r'(<svg [^>]*?)height="[^"]*"', r"\1", text, count=1)
-    text = re.sub(r'(<svg [^>]*?)width="[^"]*"', r"\1", text, count=1)
-    safe = Markup.escape(description)
-    # the text comes from matplotlib alone, which escapes labels
-    return Markup(text.replace("<svg ", f'<svg role="img" aria-label="{safe}" ', 1))  # noqa: S704
