@@ -10,6 +10,8 @@ as classification, another as retrieval, as clip_benchmark wants them.
 Theirs: clip_benchmark's builder, loader and metrics in float32, put together as its command line does; the model is
 already loaded. Ours: ingest, split, embed (which loads the model) and evaluate through `run_stage`, nothing reused,
 with 1,000 resamples and all rows written. Imports are excluded on both sides, by a turn that does not count.
+Their `accuracy` does not run with the numpy of this environment (float() of an array); it is replaced by the same
+through torch.topk.
 `second task` is retrieval alone: ours on the features that are there, theirs from the tars again.
 """
 

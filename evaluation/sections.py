@@ -129,7 +129,7 @@ def gallery(features: FeatureSet, uids: Sequence[str], queries: Sequence[str], p
         ArtifactError: a query was not embedded.
         EvaluationError: no picture of the split may be shown.
     """
-    shown = [uid for uid in uids if uid in features.image_row and pictures.may_show(uid)]
+    shown = [uid for uid in features.embedded(uids) if pictures.may_show(uid)]
     if not shown:
         raise EvaluationError(
             "gallery.split: no embedded picture of it is of the vendors its set may show; name others in `sets`"

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from components.runtime import end_with_parent
 
-_ATTEMPTS = 3
+_ATTEMPTS = 8  # a machine that is busy now may not be in a minute, and no stage may need Ray before that
 _DID_NOT_START = 75
 _OBJECT_STORE_BYTES = 500_000_000
 _SCRATCH = Path("/tmp")  # noqa: S108 - a short one: the path of a socket has at most 107 bytes

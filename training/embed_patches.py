@@ -27,7 +27,7 @@ from data.shardwise import Summary
 from training.embed_job import Job
 from training.embed_pictures import Pass, decode, passes
 from training.forward import Forward, in_order
-from training.pictures import put_square
+from training.pictures import Fit, put_square
 from training.towers import Towers
 
 Halves = npt.NDArray[np.float16]
@@ -103,8 +103,8 @@ def _embed_pass(
     for place, content in zip(one.places, one.contents, strict=True):
         picture, mask = decode(pairs, place, content), opacity(content)
         if mask is not None:
-            put_square(picture, None, pixels[len(uids)])
-            masks.append(_patch_means(mask, len(pixels[0]), *grid))
+            put_square(picture, None, pixels[len(uids)], forward.towers.fit)
+            masks.append(_patch_means(mask, forward.towers.fit, len(pixels[0]), *grid))
             uids.append(place.uid)
     if not uids:
         return Masked([], np.empty((0, 0, 0), np.float16), np.empty((0, 0), np.float32))
@@ -125,10 +125,10 @@ def opacity(content: bytes) -> Image.Image | None:
     return None if alpha.getextrema()[0] == _OPAQUE else alpha
 
 
-def _patch_means(mask: Image.Image, side: int, per_side: int, patch: int) -> Floats:
+def _patch_means(mask: Image.Image, fit: Fit, side: int, per_side: int, patch: int) -> Floats:
     """(P,) mean opacity in [0, 1] of each patch, cut as the towers' input is."""
     square = np.empty((side, side), np.uint8)
-    put_square(mask, None, square)
+    put_square(mask, None, square, fit._replace(fill=0))  # padding is no foreground
     inside = square[: per_side * patch, : per_side * patch].reshape(per_side, patch, per_side, patch)
     return np.asarray(inside.mean(axis=(1, 3), dtype=np.float64).ravel() / _OPAQUE, np.float32)
 

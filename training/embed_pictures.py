@@ -95,7 +95,7 @@ def _decoded(
     plain, crops = forward.room(len(one.places)), {look: forward.room(len(one.places)) for look in views}
     for row, (place, content) in enumerate(zip(one.places, one.contents, strict=True)):
         picture = decode(pairs, place, content)
-        put_square(picture, None, plain[row])
+        put_square(picture, None, plain[row], forward.towers.fit)
         for look, view in views.items():
             crops[look][row] = cropped(view, picture, len(plain[row]), place.uid)
     return plain, crops

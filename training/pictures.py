@@ -9,7 +9,7 @@ Shapes: B pairs, H height, W width, T tries of one crop; `side` is that of the t
 
 import io
 import math
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -80,17 +80,39 @@ def exact_picture(content: bytes, crop: Crop | None, out: Pixels) -> None:
     put_square(open_picture(content), crop, out)
 
 
-def put_square(image: Image.Image, crop: Crop | None, out: Pixels) -> None:
-    """The same of a picture that is decoded already."""
+class Fit(NamedTuple):
+    """How a whole picture becomes a square: open_clip's `resize_mode`, `interpolation` and `fill_color`."""
+
+    mode: Literal["shortest", "longest", "squash"] = "shortest"
+    bilinear: bool = False
+    fill: int = 0
+
+    def size(self, side: int, width: int, height: int) -> tuple[int, int]:
+        """(width, height) to which the picture is resized."""
+        if self.mode == "squash":
+            return side, side
+        if self.mode == "longest":
+            ratio = max(width, height) / side
+            return round(width / ratio), round(height / ratio)
+        return _shorter_side_to(side, width, height)
+
+
+def put_square(image: Image.Image, crop: Crop | None, out: Pixels, fit: Fit = Fit()) -> None:  # noqa: B008 - frozen
+    """The same of a picture that is decoded already; without a crop it is fitted as `fit` says."""
     side = len(out)
     if crop:
         left, top, width, height = crop.box(*image.size)
         cut = image.crop((left, top, left + width, top + height))
         out[:] = np.asarray(cut.resize((side, side), Image.Resampling.BICUBIC))
         return
-    size = _shorter_side_to(side, *image.size)
+    size = fit.size(side, *image.size)
     if image.size != size:
-        image = image.resize(size, Image.Resampling.BICUBIC)
+        image = image.resize(size, Image.Resampling.BILINEAR if fit.bilinear else Image.Resampling.BICUBIC)
+    if fit.mode == "longest":
+        left, top = (side - image.width) // 2, (side - image.height) // 2
+        out[:] = fit.fill
+        out[top : top + image.height, left : left + image.width] = np.asarray(image)
+        return
     out[:] = _central(np.asarray(image), side)
 
 

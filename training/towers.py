@@ -27,7 +27,7 @@ from data.errors import ModelError, nearest
 from data.features import Floats
 from data.stage import Outcome, Work
 from training.checkpoint_folder import CONFIG_NAME, OWN_CONFIG_NAME, OWN_WEIGHTS_NAME, WEIGHTS_NAME, open_folder
-from training.pictures import Pixels
+from training.pictures import Fit, Pixels
 from training.specs import ModelSpec
 
 _WEIGHTS_FILES = (".safetensors", ".pt", ".pth", ".bin")
@@ -122,6 +122,13 @@ class Towers(nn.Module):
         preprocess = self.config["preprocess_cfg"]
         mean, std = (torch.tensor(preprocess[key], dtype=torch.float32).view(1, 3, 1, 1) for key in ("mean", "std"))
         return mean, std
+
+    @property
+    def fit(self) -> Fit:
+        """How a picture becomes the square that these towers see; SigLIP's squash it, for one."""
+        config = self.config["preprocess_cfg"]
+        mode: Any = config.get("resize_mode") or "shortest"
+        return Fit(mode, config.get("interpolation") == "bilinear", int(config.get("fill_color") or 0))
 
     def normalise(self, image_BCHW: Tensor) -> Tensor:
         """Bring uint8 pixels to the towers' input range, on the device they are on."""

@@ -42,6 +42,7 @@ TASKS: dict[str, Task] = {
 }
 # what a miniature of the pool has too few pairs for
 MORE_TASKS: dict[str, Task] = {
+    "retrieval_alias": Retrieval(caption_sources=("alias",)),  # the same pictures by another caption source
     "subgroups": ZeroShot(prompts=SUBGROUPS),
     "skin_tone": ZeroShot(prompts=SKIN_TONES),
     "gender": ZeroShot(prompts=GENDERS),

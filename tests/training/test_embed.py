@@ -25,6 +25,7 @@ from data.shards import CAPTION_SCHEMA, Pair, ShardSet, write_manifest, write_pa
 from training import embed, embed_pictures, embed_texts
 from training.embed_patches import _patch_means, patch_tokens
 from training.forward import Forward, in_order
+from training.pictures import Fit
 from training.specs import Corrupted, Cropped, EmbedSpec, Patches, Prompts
 from training.towers import create_towers, load_towers, save_towers
 from training.views import corrupted, cropped
@@ -364,7 +365,7 @@ def test_the_first_pairs_by_hash_are_kept_and_more_only_add(made, stickers):
 def test_half_a_patch_is_half_foreground():
     mask = Image.new("L", (16, 16), 0)
     mask.paste(255, (0, 0, 4, 16))
-    assert _patch_means(mask, 16, 2, 8).tolist() == [0.5, 0.0, 0.5, 0.0]
+    assert _patch_means(mask, Fit(), 16, 2, 8).tolist() == [0.5, 0.0, 0.5, 0.0]
     assert _patch_means(mask, 16, 1, 10).tolist() == pytest.approx([0.4])  # what no patch covers is left out
 
 

@@ -14,7 +14,7 @@ from torchvision.transforms import InterpolationMode, RandomResizedCrop
 from torchvision.transforms.functional import resized_crop
 
 from training.order import position_draws
-from training.pictures import CROP_DRAWS, UNREADABLE, Crop, crops, exact_picture, fast_picture
+from training.pictures import CROP_DRAWS, UNREADABLE, Crop, Fit, crops, exact_picture, fast_picture, put_square
 from training.specs import Augment
 
 WIDE = Augment(crop_scale=(0.08, 1.0), crop_ratio=(3 / 4, 4 / 3))
@@ -54,6 +54,19 @@ def test_without_a_crop_pixels_are_those_of_open_clips_validation_transform(make
     expected = (transform(Image.open(io.BytesIO(content))) * 255).round().permute(1, 2, 0).numpy()
     distance = np.abs(picture(make, content, 16).astype(int) - expected)
     assert distance.max() <= (0 if make is exact_picture else 4)
+
+
+@pytest.mark.parametrize("size", [(20, 20), (31, 20), (20, 45), (16, 16), (300, 200), (7, 5), (5, 50)])
+@pytest.mark.parametrize("mode", ["shortest", "longest", "squash"])
+@pytest.mark.parametrize("interpolation", ["bicubic", "bilinear"])
+def test_a_picture_is_fitted_as_the_towers_preprocessing_says(mode, interpolation, size):
+    image, out = noise(*size), np.zeros((16, 16, 3), np.uint8)
+    transform = open_clip.image_transform(
+        16, is_train=False, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0), resize_mode=mode, interpolation=interpolation,
+        fill_color=7,
+    )  # fmt: skip
+    put_square(image, None, out, Fit(mode, interpolation == "bilinear", 7))
+    assert np.array_equal(out, (transform(image) * 255).round().permute(1, 2, 0).numpy())
 
 
 @pytest.mark.parametrize("augment", [Augment(), WIDE])
