@@ -1,4 +1,4 @@
-"""What several packages' tests share: a real S3 server on this machine's loopback."""
+"""What several packages' tests share: a real S3 server on this machine's loopback, and one Ray."""
 
 import os
 import shutil
@@ -94,3 +94,14 @@ def seaweed(seaweed_server: Seaweed, monkeypatch: pytest.MonkeyPatch) -> Iterato
     S3FileSystem.clear_instance_cache()  # a cached one keeps the endpoint and credentials it began with
     yield seaweed_server
     S3FileSystem.clear_instance_cache()
+
+
+@pytest.fixture(scope="session")
+def session_ray() -> Iterator[None]:
+    """A Ray of two CPUs that stages of this process find; one for all tests, because each costs half a minute."""
+    import ray
+
+    if not ray.is_initialized():
+        ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, configure_logging=False)
+    yield
+    ray.shutdown()

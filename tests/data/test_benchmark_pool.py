@@ -349,6 +349,7 @@ def test_splits_of_the_set_are_splits_of_its_pairs(animals: Path, tmp_path: Path
 
 
 @pytest.mark.ray
+@pytest.mark.usefixtures("session_ray")
 def test_ray_workers_leave_the_same_bytes(animals: Path, tmp_path: Path) -> None:
     alone = ingested(animals, tmp_path / "one", "test", "train")
     spread = ingested(animals, tmp_path / "two", "test", "train", workers=2)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(2400)]
 COMMAND = [str(Path(sys.executable).with_name("clipworks")), "run", "tiny"]
 INSIDE = re.compile(r"^[a-z0-9_-]+-[0-9a-f]{12}$")
 
@@ -24,7 +24,7 @@ def artifacts(root: Path) -> dict[str, str]:
 
 def run(root: Path, *more: str) -> subprocess.CompletedProcess[str]:
     done = subprocess.run(
-        [*COMMAND, "--root", str(root), *more], capture_output=True, text=True, timeout=800, cwd=root.parent
+        [*COMMAND, "--root", str(root), *more], capture_output=True, text=True, timeout=1800, cwd=root.parent
     )
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     return done

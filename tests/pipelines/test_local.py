@@ -152,7 +152,7 @@ def test_an_interrupt_ends_everything_and_says_how_to_continue(
 ) -> None:
     with started_and_asleep(data_file, place_file, environment, root) as process:
         process.send_signal(signal.SIGINT)
-        out, err = process.communicate(timeout=30)
+        out, err = process.communicate(timeout=120)
         assert process.returncode == 130
         assert f"continue: clipworks run {data_file}" in out
         assert err == "interrupted\n"

@@ -126,16 +126,10 @@ def test_bytes_do_not_depend_on_threads_or_chunks(made, reference, threads, chun
 
 
 @pytest.mark.ray
-@pytest.mark.timeout(300)
+@pytest.mark.usefixtures("session_ray")
 def test_bytes_are_the_same_on_ray(made, reference, tmp_path):
-    import ray
-
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, configure_logging=False)
-    try:
-        place = Place(root=str(tmp_path), data_workers=2, cpus_per_worker=2)
-        found = made(spec(views=LOOKS, splits=("test", "train")), "two", place)
-    finally:
-        ray.shutdown()
+    place = Place(root=str(tmp_path), data_workers=2, cpus_per_worker=2)
+    found = made(spec(views=LOOKS, splits=("test", "train")), "two", place)
     assert same(tree(found.artifact.uri), reference) == {"record.json"}
 
 
@@ -366,7 +360,7 @@ def test_half_a_patch_is_half_foreground():
     mask = Image.new("L", (16, 16), 0)
     mask.paste(255, (0, 0, 4, 16))
     assert _patch_means(mask, Fit(), 16, 2, 8).tolist() == [0.5, 0.0, 0.5, 0.0]
-    assert _patch_means(mask, 16, 1, 10).tolist() == pytest.approx([0.4])  # what no patch covers is left out
+    assert _patch_means(mask, Fit(), 16, 1, 10).tolist() == pytest.approx([0.4])  # what no patch covers is left out
 
 
 def test_pictures_without_a_mask_are_an_error(made):

@@ -1,6 +1,6 @@
 """What curation keeps depends on pairs alone: not on workers, their deaths, how pairs are sharded, or shards' order."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -17,16 +17,6 @@ from data.shardwise import Summary, each_shard
 from data.stage import Work
 
 _PAIRS, _SHARDS, _WORKERS = 160, 6, 2
-
-
-@pytest.fixture(scope="module")
-def session_ray() -> Iterator[None]:
-    """A Ray of two CPUs that stages of this process find."""
-    import ray
-
-    ray.init(num_cpus=_WORKERS, include_dashboard=False, log_to_driver=False, configure_logging=False)
-    yield
-    ray.shutdown()
 
 
 @pytest.fixture(scope="module")
