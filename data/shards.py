@@ -10,7 +10,7 @@ import hashlib
 import io
 import json
 import tarfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -133,6 +133,13 @@ class ShardSet:
             table = read_parquet(self.artifact.at("index", f"{shard.name}.parquet"))
             tables.append(table.append_column("shard", pa.array([number] * table.num_rows, pa.int32())))
         return pa.concat_tables(tables) if tables else INDEX_SCHEMA.append(pa.field("shard", pa.int32())).empty_table()
+
+    def metadata(self) -> Iterator[tuple[str, dict[str, Any]]]:
+        """Yield uid and metadata of every pair, shard by shard."""
+        for shard in self.shards:
+            table = read_parquet(self.artifact.at("index", f"{shard.name}.parquet"), ["uid", "meta"])
+            for uid, text in zip(table["uid"].to_pylist(), table["meta"].to_pylist(), strict=True):
+                yield uid, json.loads(text or "{}")
 
     def captions(self, source: str | None = None) -> pa.Table:
         """All captions (CAPTION_SCHEMA), or those of one source."""

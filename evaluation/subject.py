@@ -2,7 +2,6 @@
 
 import hashlib
 import heapq
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
 from functools import cached_property
@@ -15,7 +14,7 @@ import pyarrow.compute as pc
 from data.errors import ArtifactError, EvaluationError, nearest
 from data.features import FeatureSet, Floats
 from data.selection import read_split, uids_of
-from data.shards import CaptionLayer, ShardSet, read_captions, read_parquet
+from data.shards import CaptionLayer, ShardSet, read_captions
 from evaluation.metrics.base import Metric
 from evaluation.policy import SplitPolicy
 from evaluation.ranks import require_finite
@@ -112,14 +111,11 @@ class SetData:
         """
         if field not in self._fields:
             found: dict[str, Any] = {}
-            for shard in self.pairs.shards:
-                table = read_parquet(self.pairs.artifact.at("index", f"{shard.name}.parquet"), ["uid", "meta"])
-                for uid, text in zip(table["uid"].to_pylist(), table["meta"].to_pylist(), strict=True):
-                    meta = json.loads(text or "{}")
-                    if meta.get(field) not in _NONE:
-                        found[uid] = meta[field]
-                    else:
-                        self._known_fields |= meta.keys()
+            for uid, meta in self.pairs.metadata():
+                if meta.get(field) not in _NONE:
+                    found[uid] = meta[field]
+                else:
+                    self._known_fields |= meta.keys()
             if not found:
                 known = sorted(self._known_fields)
                 hint = nearest(field, known) or f"; fields are {', '.join(known) or 'none'}"

@@ -5,7 +5,6 @@ pass, as a pass costs what its longest text does.
 Legend: T texts of a piece, L tokens, B texts of a pass, D embedding.
 """
 
-import json
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -59,11 +58,10 @@ def prompt_texts(pairs: ShardSet, prompts: Sequence[Prompts]) -> list[str]:
 def field_values(pairs: ShardSet, field: str) -> set[str]:
     """Every value of a metadata field over the shard set; of a list, every value in it."""
     found: set[str] = set()
-    for shard in pairs.shards:
-        for text in read_parquet(pairs.artifact.at("index", f"{shard.name}.parquet"), ["meta"])["meta"].to_pylist():
-            value = json.loads(text or "{}").get(field)
-            values = value if isinstance(value, list) else [value]
-            found |= {str(one) for one in values if one not in (None, "")}
+    for _, meta in pairs.metadata():
+        value = meta.get(field)
+        values = value if isinstance(value, list) else [value]
+        found |= {str(one) for one in values if one not in (None, "")}
     return found
 
 

@@ -49,6 +49,15 @@ class Metric(Protocol):
         """Lowest and highest value it can take."""
 
 
+class Share:
+    """Base of metrics that lie between 0 and 1."""
+
+    def limits(self, rows: Rows) -> tuple[float, float]:
+        """0 to 1."""
+        del rows
+        return 0.0, 1.0
+
+
 @dataclass(frozen=True)
 class Mean:
     """Mean of a column over samples: accuracy of `correct`, a loss, a score. NaN is no number: such rows are dropped

@@ -9,14 +9,14 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 
-from evaluation.metrics.base import Better, Mean, Metric, Statistic, Unit, sums_by_cluster
+from evaluation.metrics.base import Better, Mean, Metric, Share, Statistic, Unit, sums_by_cluster
 from evaluation.rows import Doubles, Ints, Rows
 
 Binning = Literal["width", "mass"]
 
 
 @dataclass(frozen=True)
-class ExpectedCalibrationError:
+class ExpectedCalibrationError(Share):
     """Sum over bins of |sum of confidence - sum of correct| / n, of columns `confidence` (by name) and `correct`.
 
     `binning`: `width` for equal widths, (lower, upper] as in Guo et al.; `mass` for equal counts. Bins are those of the
@@ -47,11 +47,6 @@ class ExpectedCalibrationError:
         """Not defined: who knows nothing and says so is perfectly calibrated."""
         del rows
         return None
-
-    def limits(self, rows: Rows) -> tuple[float, float]:
-        """0 to 1."""
-        del rows
-        return 0.0, 1.0
 
 
 def calibration_metrics(bins: int, classes: int, largest_logit: float, suffix: str = "") -> list[Metric]:

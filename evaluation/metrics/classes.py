@@ -8,12 +8,12 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
-from evaluation.metrics.base import Better, Statistic, Unit, sums_by_cluster
+from evaluation.metrics.base import Better, Share, Statistic, Unit, sums_by_cluster
 from evaluation.rows import Doubles, Rows
 
 
 @dataclass(frozen=True)
-class MacroF1:
+class MacroF1(Share):
     """Mean of F1 = 2 hits / (samples of the class + predictions of it) over the classes that samples have.
 
     That is WILDS' definition, hence DataComp's: scikit-learn's `f1_score(average="macro", labels=those classes)`, which
@@ -52,8 +52,3 @@ class MacroF1:
         # of m guesses of a class, m n_c / n are right on average
         f1 = [(guess.pmf(made) * 2 * made * size / len(rows) / (made + size)).sum() for size in sizes]
         return float(np.average(f1, weights=times))
-
-    def limits(self, rows: Rows) -> tuple[float, float]:
-        """0 to 1."""
-        del rows
-        return 0.0, 1.0

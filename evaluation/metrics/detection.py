@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from evaluation.metrics.base import Better, Statistic, Unit, sums_by_cluster
+from evaluation.metrics.base import Better, Share, Statistic, Unit, sums_by_cluster
 from evaluation.rows import Doubles, Ints, Rows
 
 # ID recall asked of FPR95, as 19 / 20: sums of whole weights then compare exactly
@@ -19,7 +19,7 @@ _SHARE, _OF = 19, 20
 
 
 @dataclass(frozen=True)
-class AUROC:
+class AUROC(Share):
     """Chance that an OOD sample scores above an ID one; equal scores count half (scikit-learn's `roc_auc_score`)."""
 
     name: str
@@ -36,14 +36,9 @@ class AUROC:
         del rows
         return 0.5
 
-    def limits(self, rows: Rows) -> tuple[float, float]:
-        """0 to 1."""
-        del rows
-        return 0.0, 1.0
-
 
 @dataclass(frozen=True)
-class FPR95:
+class FPR95(Share):
     """Share of OOD accepted at the smallest threshold, among the scores, that accepts at least 95 % of ID."""
 
     name: str
@@ -60,14 +55,9 @@ class FPR95:
         inside = int((rows.numbers["is_out"] == 0).sum())
         return -(-_SHARE * inside // _OF) / (inside + 1)
 
-    def limits(self, rows: Rows) -> tuple[float, float]:
-        """0 to 1."""
-        del rows
-        return 0.0, 1.0
-
 
 @dataclass(frozen=True)
-class ClosestFPR95:
+class ClosestFPR95(Share):
     """The same at the threshold whose share of accepted ID is closest to 95 %, above or below (COOkeD, and before it
     the baseline of Hendrycks & Gimpel).
 
@@ -89,11 +79,6 @@ class ClosestFPR95:
         inside = int((rows.numbers["is_out"] == 0).sum())
         closest = (2 * _SHARE * inside + _OF) // (2 * _OF)
         return min(closest + 1, inside) / (inside + 1)
-
-    def limits(self, rows: Rows) -> tuple[float, float]:
-        """0 to 1."""
-        del rows
-        return 0.0, 1.0
 
 
 def _over_scores(rows: Rows, score: str, measure: Callable[[Doubles, Doubles], Doubles]) -> Statistic:

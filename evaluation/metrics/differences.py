@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from evaluation.metrics.base import Better, Statistic, Unit, mean_over_clusters
+from evaluation.metrics.base import Better, Share, Statistic, Unit, mean_over_clusters
 from evaluation.rows import Doubles, Rows
 
 
@@ -47,7 +47,7 @@ class Gap:
 
 
 @dataclass(frozen=True)
-class Worst:
+class Worst(Share):
     """Lowest mean of a column over several kinds of samples, which may overlap. `wheres`: their 0/1 columns."""
 
     name: str
@@ -70,11 +70,6 @@ class Worst:
         """`chance_value`: the same for every kind, before the luck of choosing the lowest."""
         del rows
         return self.chance_value
-
-    def limits(self, rows: Rows) -> tuple[float, float]:
-        """0 to 1."""
-        del rows
-        return 0.0, 1.0
 
 
 @dataclass(frozen=True)

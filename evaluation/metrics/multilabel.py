@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from evaluation.metrics.base import Better, Metric, Statistic, Unit, sums_by_cluster
+from evaluation.metrics.base import Better, Metric, Share, Statistic, Unit, sums_by_cluster
 from evaluation.rows import Doubles, Rows
 
 
 @dataclass(frozen=True)
-class MeanAveragePrecision:
+class MeanAveragePrecision(Share):
     """Mean over classes of average precision: the mean over a class's positives of the precision at their rank.
 
     Tied samples are found together, as in scikit-learn's `average_precision_score`, so that a constant score gets the
@@ -46,11 +46,6 @@ class MeanAveragePrecision:
         """The expectation for a random order; a little above the share of positives, which is what a constant gets."""
         positives_C = np.array([rows.numbers[f"truth_{c}"].sum() for c in range(self.classes)])
         return float(random_average_precision(positives_C[positives_C > 0], len(rows)).mean())
-
-    def limits(self, rows: Rows) -> tuple[float, float]:
-        """0 to 1."""
-        del rows
-        return 0.0, 1.0
 
 
 def multilabel_metrics(classes: Sequence[str]) -> list[Metric]:

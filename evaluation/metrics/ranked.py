@@ -11,14 +11,14 @@ import numpy as np
 import numpy.typing as npt
 from scipy import sparse
 
-from evaluation.metrics.base import Better, Metric, Statistic, Unit
+from evaluation.metrics.base import Better, Metric, Share, Statistic, Unit
 from evaluation.rows import Doubles, Ints, Rows, group_ids
 
 _TOP = 5
 
 
 @dataclass(frozen=True)
-class Hit:
+class Hit(Share):
     """Share of samples with a correct candidate among the first k."""
 
     name: str
@@ -34,14 +34,9 @@ class Hit:
         """The expected share for a random order of these very candidates."""
         return float(_chances(rows, self.k).mean())
 
-    def limits(self, rows: Rows) -> tuple[float, float]:
-        """0 to 1."""
-        del rows
-        return 0.0, 1.0
-
 
 @dataclass(frozen=True)
-class GroupHit:
+class GroupHit(Share):
     """Share of hits per group, then the mean over groups (mean per-class recall), or the worst group's share.
 
     `by`: a column of group numbers, or None for the label. Groups that a draw leaves out do not count in it.
@@ -65,11 +60,6 @@ class GroupHit:
         shares_C = np.bincount(groups_Q, _chances(rows, self.k)) / np.maximum(np.bincount(groups_Q), 1)
         shares_C = shares_C[np.bincount(groups_Q) > 0]
         return float(shares_C.min() if self.over == "worst" else shares_C.mean())
-
-    def limits(self, rows: Rows) -> tuple[float, float]:
-        """0 to 1."""
-        del rows
-        return 0.0, 1.0
 
     def _groups(self, rows: Rows) -> Ints:
         return group_ids(rows.labels) if self.by is None else np.asarray(rows.numbers[self.by], np.int64)

@@ -10,14 +10,14 @@ from typing import Literal
 
 import numpy as np
 
-from evaluation.metrics.base import Better, Statistic, Unit
+from evaluation.metrics.base import Better, Share, Statistic, Unit
 from evaluation.rows import Doubles, Rows
 
 Class = Literal["foreground", "background"]
 
 
 @dataclass(frozen=True)
-class IoU:
+class IoU(Share):
     """Mean over `classes` of intersection over union, of counts summed over pictures (PASCAL VOC's mean IoU).
 
     A class that neither the truth nor the prediction of a draw has does not count in it.
@@ -46,11 +46,6 @@ class IoU:
         absent = sum(float(rows.numbers[name].sum()) for name in ("background_hit", "foreground_false"))
         share = {"foreground": present / (present + absent), "background": absent / (present + absent)}
         return float(np.mean([share[which] / (1 + share[which]) for which in self.classes]))
-
-    def limits(self, rows: Rows) -> tuple[float, float]:
-        """0 to 1."""
-        del rows
-        return 0.0, 1.0
 
 
 def _hit_and_union(rows: Rows, which: Class) -> tuple[Doubles, Doubles]:

@@ -9,12 +9,12 @@ from typing import Literal
 import numpy as np
 from scipy import sparse, stats
 
-from evaluation.metrics.base import Better, Statistic, Unit
+from evaluation.metrics.base import Better, Share, Statistic, Unit
 from evaluation.rows import Doubles, Ints, Rows
 
 
 @dataclass(frozen=True)
-class GroupMean:
+class GroupMean(Share):
     """Mean of a column within each group, then the mean over groups (macro), or the lowest group's.
 
     `groups`: a column of group numbers; -1 is in no group. Groups that a draw leaves out do not count in it.
@@ -53,11 +53,6 @@ class GroupMean:
             return self.chance_value
         chance = GroupMean(self.name, self.chance_column, self.groups, self.over).statistic(rows)
         return float(chance(np.ones((1, int(rows.clusters_Q.max()) + 1)))[0])
-
-    def limits(self, rows: Rows) -> tuple[float, float]:
-        """0 to 1."""
-        del rows
-        return 0.0, 1.0
 
 
 def chance_jaccard(candidates: int, answers: int) -> float:
