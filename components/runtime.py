@@ -10,7 +10,6 @@ import os
 import signal
 import sys
 import time
-import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,8 +17,9 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from components.failure import FAILURE_FILE, failure_of, leave
 from data.curation.specs import CurateSpec, DedupSpec, InspectSpec, MatchSpec
-from data.errors import BackendError, RecipeError, UserError
+from data.errors import BackendError, RecipeError
 from data.place import Place
 from data.specs import IngestSpec, RewriteSpec, SplitSpec
 from data.stage import StageSpec, run_stage
@@ -40,11 +40,10 @@ SPECS: dict[str, type[StageSpec]] = {
     "evaluate": EvaluateSpec,
     "report": ReportSpec,
 }
-FAILURE_FILE = "CLIPWORKS_FAILURE_FILE"  # where a failure is written as JSON, for the process that watches the run
 RAY_FILE = "CLIPWORKS_RAY_FILE"  # appears when the run's own Ray is up; a stage that needs Ray waits for it
 TRACKED = "CLIPWORKS_TRACKED"  # set when another process follows the events, so that this one must not track
-RUN_NAME = "CLIPWORKS_RUN"  # the run's name, by which tracking groups its stages
-RUN_VARIABLES = (FAILURE_FILE, RAY_FILE, TRACKED, RUN_NAME)
+IN_RAYJOB = "CLIPWORKS_IN_RAYJOB"  # set inside a RayJob, where the stage itself is to run
+RUN_VARIABLES = (FAILURE_FILE, RAY_FILE, TRACKED, IN_RAYJOB)
 _RAY_KINDS = ("train",)
 # on Ray where the place has data_workers
 _SHARDWISE_KINDS = ("ingest", "inspect", "dedup", "match", "curate", "embed", "evaluate")
@@ -58,8 +57,8 @@ def end_with_parent(signal_number: int = signal.SIGKILL) -> None:
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal_number)
 
 
-def run_component(kind: str, name: str, config: str, parents: str, place: str) -> str:
-    """Run the stage and return its artifact's URI.
+def run_component(kind: str, name: str, config: str, parents: str, place: str, run: str = "") -> str:
+    """Run the stage, here or as a RayJob where the place says so, and return its artifact's URI.
 
     Args:
         kind: kind of stage.
@@ -67,21 +66,27 @@ def run_component(kind: str, name: str, config: str, parents: str, place: str) -
         config: JSON of the stage's spec.
         parents: lines `role=uri`.
         place: JSON of the place.
+        run: the run's name, by which tracking groups its stages and a failure is found; empty outside a run.
 
     Raises:
         UserError: something the user can put right.
     """
     if FAILURE_FILE in os.environ:
         end_with_parent()
+    where: Place | None = None
     try:
         spec, where = _parsed(SPECS[kind], config), _parsed(Place, place)
+        if where.rayjob and needs_ray(kind, where) and IN_RAYJOB not in os.environ:
+            from components.launcher import launch
+
+            return launch(kind, name, config, parents, where, run)
         if needs_ray(kind, where) and RAY_FILE in os.environ:
             os.environ.update(wait_for_ray(Path(os.environ[RAY_FILE])))
         uris = parse_parents(parents)
-        with _tracking(name, spec, uris, where):
+        with _tracking(name, spec, uris, where, run):
             return run_stage(name, spec, uris, where).uri
     except BaseException as error:
-        _record_failure(name, error)
+        leave(failure_of(name, error), where.root if where else "", run if where else "")
         raise
 
 
@@ -124,29 +129,12 @@ def wait_for_ray(path: Path) -> dict[str, str]:
 
 
 @contextmanager
-def _tracking(name: str, spec: StageSpec, uris: dict[str, str], place: Place) -> Iterator[None]:
+def _tracking(name: str, spec: StageSpec, uris: dict[str, str], place: Place, run: str) -> Iterator[None]:
     """Follow this stage's events into W&B from here, where nobody else does and a server is there to show them."""
     if place.wandb_mode != "online" or TRACKED in os.environ:
         yield
         return
     from training.tracking import track_stage
 
-    with track_stage(name, spec, uris, place, os.environ.get(RUN_NAME, "run")):
+    with track_stage(name, spec, uris, place, run or "run"):
         yield
-
-
-def _record_failure(name: str, error: BaseException) -> None:
-    """Leave what went wrong where the watching process looks for it."""
-    path = os.environ.get(FAILURE_FILE)
-    if path is None:
-        return
-    failure = {
-        "stage": name,
-        "error": type(error).__name__,
-        "message": str(error),
-        "user_error": isinstance(error, UserError),
-        "traceback": "".join(traceback.format_exception(error)),
-    }
-    temporary = Path(f"{path}.{os.getpid()}")
-    temporary.write_text(json.dumps(failure), encoding="utf-8")
-    temporary.replace(path)

@@ -7,10 +7,52 @@ from pydantic import Field
 
 from data.spec import Spec
 
+_QUANTITY = r"^[0-9]+(\.[0-9]+)?(Ki|Mi|Gi|Ti|k|M|G|T)?$"
+
 
 def usable_cpus() -> int:
     """CPUs this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+class Toleration(Spec):
+    """A taint of nodes that a pod may stand on (Kubernetes' own words)."""
+
+    key: str | None = None
+    operator: Literal["Exists", "Equal"] = "Exists"
+    value: str | None = None
+    effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute"] | None = None
+
+
+class Pod(Spec):
+    """What one kind of pod asks for, and where it may stand. Sizes are Kubernetes quantities, e.g. `8Gi`."""
+
+    cpus: float = Field(default=1, gt=0)
+    memory: str = Field(default="4Gi", pattern=_QUANTITY)
+    disk: str | None = Field(default=None, pattern=_QUANTITY, description="ephemeral storage; None: not asked for")
+    shm: str | None = Field(default=None, pattern=_QUANTITY, description="size of /dev/shm; None: the runtime's own")
+    node_selector: dict[str, str] = Field(default_factory=dict)
+    tolerations: tuple[Toleration, ...] = ()
+
+
+class RayJob(Spec):
+    """The KubeRay RayJob in which a stage that needs Ray runs: a head that only leads, and workers.
+
+    How many workers, and their CPUs and GPUs, come from the place (`train_workers` x `cpus_per_worker`,
+    `gpus_per_worker`; `data_workers`). Secrets are named, never held.
+    """
+
+    namespace: str = "clipworks"
+    head: Pod = Pod(cpus=2, memory="8Gi")
+    worker: Pod = Field(default=Pod(memory="16Gi", shm="8Gi"), description="`cpus` is of no account: the place's count")
+    workers_per_pod: int = Field(default=1, ge=1, description="training ranks a pod, e.g. the GPUs of a node")
+    queue: str | None = Field(default=None, description="Kueue local queue that admits it; None: no Kueue")
+    service_account: str = Field(default="clipworks-ray", description="of its pods; needs no rights at all")
+    secrets: tuple[str, ...] = Field(default=(), description="Kubernetes secrets, as environment of every pod")
+    volumes: dict[str, str] = Field(default_factory=dict, description="persistent volume claim -> where it is mounted")
+    gpu_resource: str = "nvidia.com/gpu"
+    start_seconds: float = Field(default=1800, gt=0, description="longest wait for its pods; a queue's wait is apart")
+    restarts: int = Field(default=1, ge=0, description="new Ray clusters after one that was lost whole (backoffLimit)")
 
 
 class Place(Spec):
@@ -45,5 +87,12 @@ class Place(Spec):
         default=None, description="OpenAI-compatible endpoint for rewriting, e.g. http://host:8000/v1"
     )
     image: str = Field(default="clipworks:0.1.0", description="container image of every component on a cluster")
+    rayjob: RayJob | None = Field(
+        default=None,
+        description="KubeRay RayJobs for the stages that need Ray; None: a Ray in their process",
+    )
+    code: str | None = Field(
+        default=None, description="URI of an archive of our packages to use in place of the image's (`submit --code`)"
+    )
     wandb_mode: str = Field(default="offline", pattern="^(offline|online|disabled)$")
     wandb_project: str = "clipworks"

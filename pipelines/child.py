@@ -16,7 +16,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from components.runtime import FAILURE_FILE, RAY_FILE, RUN_NAME, TRACKED, end_with_parent
+from components.failure import FAILURE_FILE
+from components.runtime import RAY_FILE, TRACKED, end_with_parent
 from data.place import Place
 from pipelines.graph import build_pipeline
 from pipelines.recipe import Recipe, parse_recipe
@@ -30,10 +31,10 @@ def main() -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     end_with_parent(signal.SIGHUP)
     job = json.loads(Path(sys.argv[1]).read_text())
-    os.environ.update({FAILURE_FILE: job["failure"], RUN_NAME: job["run"], TRACKED: "1"})
+    os.environ.update({FAILURE_FILE: job["failure"], TRACKED: "1"})
     place = Place.model_validate(job["place"])
     with _tracker(job, place), _ray(job, place):
-        execute(parse_recipe(job["recipe"]), place, Path(job["kfp"]))
+        execute(parse_recipe(job["recipe"]), place, job["run"], Path(job["kfp"]))
 
 
 def _end_group(*_: object) -> None:
@@ -41,14 +42,14 @@ def _end_group(*_: object) -> None:
     os.killpg(os.getpgrp(), signal.SIGKILL)
 
 
-def execute(recipe: Recipe, place: Place, pipeline_root: Path) -> None:
+def execute(recipe: Recipe, place: Place, run: str, pipeline_root: Path) -> None:
     """Run the recipe's pipeline through kfp.local; raise RuntimeError when a task fails."""
     from kfp import local
 
     pipeline_root.mkdir(parents=True, exist_ok=True)
     _start_steps_directly(pipeline_root)
     local.init(local.SubprocessRunner(use_venv=False), pipeline_root=str(pipeline_root), raise_on_error=True)
-    build_pipeline(recipe, place)()
+    build_pipeline(recipe, place)(run=run)
     shutil.rmtree(pipeline_root)
 
 

@@ -19,27 +19,28 @@ def config_json(spec: StageSpec) -> str:
 
 
 def build_pipeline(recipe: Recipe, place: Place) -> Callable[..., Any]:
-    """Make the KFP pipeline of a recipe; its one parameter is the place, so that one compiled file serves any."""
+    """Make the KFP pipeline of a recipe; its parameters are place and run, so that one compiled file serves any."""
     from kfp import dsl
 
-    def pipeline(place: str) -> None:
+    def pipeline(place: str, run: str) -> None:
         uris: dict[str, Any] = {}
         for name in recipe.order():
-            uris[name] = _task(name, recipe.stages[name], uris, place, image).output
+            uris[name] = _task(name, recipe.stages[name], uris, (place, run), image).output
 
     image, default = place.image, canonical_json(place.model_dump(mode="json"))
-    pipeline.__defaults__ = (default,)
+    pipeline.__defaults__ = (default, recipe.name)
     made: Callable[..., Any] = dsl.pipeline(
         name=f"clipworks-{recipe.name.replace('_', '-')}", description=recipe.title
     )(pipeline)
     return made
 
 
-def _task(name: str, spec: StageSpec, uris: dict[str, Any], place: Any, image: str) -> Any:
+def _task(name: str, spec: StageSpec, uris: dict[str, Any], where: tuple[Any, Any], image: str) -> Any:
     """Add a stage's task; its parents are the URIs that other tasks return."""
     component = getattr(import_module(f"components.{spec.kind}.component"), spec.kind)
     parents = "\n".join(f"{role}={uris[stage]}" for role, (stage, _) in spec.roles().items())
-    task = component(name=name, config=config_json(spec), parents=parents, place=place)
+    place, run = where
+    task = component(name=name, config=config_json(spec), parents=parents, place=place, run=run)
     task.set_display_name(name)
     task.set_caching_options(False)  # reuse is ours, by fingerprint: KFP's key does not know our code
     task.set_container_image(image)

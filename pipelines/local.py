@@ -16,6 +16,7 @@ from typing import Any, NoReturn
 from rich.console import Console
 from rich.table import Table
 
+from components.failure import Failure
 from components.runtime import needs_ray
 from data import storage
 from data.artifacts import Artifact, open_artifact
@@ -24,6 +25,7 @@ from data.place import Place
 from pipelines.plan import StagePlan, counts_text, duration, make_plan
 from pipelines.recipe import Recipe
 from pipelines.render import EventTail, make_renderer
+from pipelines.runs import RunRecord, StageOfRun, versions, write_run
 from pipelines.workspace import Workspace, open_workspace
 
 _POLL_SECONDS = 0.2
@@ -34,9 +36,9 @@ _LOG_LINES = 25
 class StageError(UserError):
     """A stage failed; the message is all there is to say, the exit code tells whose fault it is."""
 
-    def __init__(self, message: str, exit_code: int) -> None:
+    def __init__(self, message: str, exit_code: int, stage: str | None = None) -> None:
         super().__init__(message)
-        self.exit_code = exit_code
+        self.exit_code, self.stage = exit_code, stage
 
 
 def run_recipe(recipe: Recipe, place: Place, run: str | None, again: list[str], console: Console) -> None:
@@ -65,15 +67,21 @@ def run_recipe(recipe: Recipe, place: Place, run: str | None, again: list[str], 
     console.print(
         f"{recipe.title}: {len(to_run)} of {len(plans)} stages to run, the others are reused", highlight=False
     )
+    record = _record(recipe, place, workspace, plans, again)
+    write_run(place.root, record)
     if to_run:
         try:
             _execute(recipe, place, workspace, plans, again, console)
         except KeyboardInterrupt:
+            write_run(place.root, record.ended_as("cancelled"))
             console.print(
                 f"ended; what is complete stays. continue: {shlex.join(again)}", highlight=False, soft_wrap=True
             )
             raise
-    _record_run(recipe, place, workspace, plans)
+        except StageError as error:
+            write_run(place.root, record.ended_as("failed", error.stage))
+            raise
+    write_run(place.root, record.ended_as("finished"))
     _show_end(place, plans, console, time.monotonic() - started)
 
 
@@ -188,17 +196,25 @@ def _fail(workspace: Workspace, code: int, again: list[str]) -> NoReturn:
     if not workspace.failure.exists():
         tail = "\n".join(workspace.log.read_text(errors="replace").splitlines()[-_LOG_LINES:])
         raise StageError(f"the run ended without a word (exit {code}); the end of its log:\n{tail}\n{hints}", 1)
-    failure = json.loads(workspace.failure.read_text())
-    if failure["user_error"]:
-        raise StageError(f"stage {failure['stage']}: {failure['message']}\n{hints}", 2)
-    tail = "\n".join(failure["traceback"].splitlines()[-_LOG_LINES:])
-    raise StageError(f"stage {failure['stage']} failed: {failure['error']}\n{tail}\n{hints}", 1)
+    failure = Failure.model_validate_json(workspace.failure.read_text())
+    if failure.user_error:
+        raise StageError(f"stage {failure.stage}: {failure.message}\n{hints}", 2, failure.stage)
+    tail = "\n".join(failure.traceback.splitlines()[-_LOG_LINES:])
+    raise StageError(f"stage {failure.stage} failed: {failure.error}\n{tail}\n{hints}", 1, failure.stage)
 
 
-def _record_run(recipe: Recipe, place: Place, workspace: Workspace, plans: list[StagePlan]) -> None:
-    """Keep what the run was made of, for later listing."""
-    record = {"recipe": recipe.to_dict(), "artifacts": {plan.name: plan.artifact_name for plan in plans}}
-    storage.write_json(storage.join(place.root, ".runs", f"{workspace.run}.json"), record)
+def _record(recipe: Recipe, place: Place, workspace: Workspace, plans: list[StagePlan], again: list[str]) -> RunRecord:
+    """The record of a run that starts now."""
+    stages = {
+        plan.name: StageOfRun(
+            fingerprint=plan.fingerprint, artifact=plan.artifact_name, reused=plan.artifact is not None
+        )
+        for plan in plans
+    }
+    return RunRecord(
+        name=workspace.run, state="running", started=time.time(), command=tuple(again), recipe=recipe.to_dict(),
+        place=place.model_dump(mode="json"), stages=stages, versions=versions(),
+    )  # fmt: skip
 
 
 def _show_end(place: Place, plans: list[StagePlan], console: Console, seconds: float) -> None:

@@ -5,13 +5,12 @@ import textwrap
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from data import storage
 from data.curation.explanation import KEPT, OUTSIDE, Decision, Explanation, FilterResult, Group, Use
 from data.curation.located import Located
 from data.curation.plain import as_json, one_line, visible
 from data.curation.tables import DRAWN_OUT, DUPLICATE, NO_CAPTION, PROTECTED, UNMATCHED
 from data.curation.why import explain_pair
-from data.errors import RecipeError, nearest
+from pipelines.runs import read_run
 
 _MOST_LINES = 12  # of entries, and of members of a group
 _LONGEST = 240
@@ -33,12 +32,7 @@ def explain(root: str, uid: str, run: str | None, selection_uri: str | None) -> 
 
 def run_artifacts(root: str, run: str) -> frozenset[str]:
     """Names of the artifacts that a run is made of."""
-    uri = storage.join(storage.normalise(root), ".runs", f"{run}.json")
-    if not storage.exists(uri):
-        known = [name.removesuffix(".json") for name, _ in storage.list_files(storage.parent_of(uri))]
-        hint = nearest(run, known) or f"; runs are {', '.join(known) or 'none'}"
-        raise RecipeError(f"--run {run!r}: no such run below {root}{hint}")
-    return frozenset(name for name in storage.read_json(uri)["artifacts"].values() if name)
+    return frozenset(stage.artifact for stage in read_run(root, run).stages.values() if stage.artifact)
 
 
 def as_text(explanation: Explanation) -> str:

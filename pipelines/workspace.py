@@ -1,7 +1,6 @@
 """Where a run on this machine keeps its logs: beside the artifacts, or in the user's cache if those are in a bucket."""
 
 import os
-import re
 import time
 from pathlib import Path
 from typing import NamedTuple
@@ -9,8 +8,7 @@ from typing import NamedTuple
 from data import storage
 from data.errors import RecipeError, StorageError
 from data.spec import digest
-
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
+from pipelines.runs import NAME
 
 
 class Workspace(NamedTuple):
@@ -63,7 +61,7 @@ def open_workspace(root: str, run: str | None, recipe_name: str) -> Workspace:
         RecipeError: the run's name cannot be a file name.
     """
     name = run or f"{recipe_name}-{time.strftime('%Y%m%d-%H%M%S')}"
-    if not _NAME.fullmatch(name):
+    if not NAME.fullmatch(name):
         raise RecipeError(f"--name {name!r}: use at most 80 letters, digits, `.`, `_` and `-`, a letter or digit first")
     workspace = Workspace(_base(root), name)
     try:

@@ -6,8 +6,8 @@ from components.image import IMAGE
 
 
 @dsl.component(base_image=IMAGE, install_kfp_package=False)  # type: ignore[untyped-decorator]
-def curate(name: str, config: str, parents: str, place: str) -> str:
+def curate(name: str, config: str, parents: str, place: str, run: str) -> str:
     """Choose the pairs to train on: filters, duplicates, MetaCLIP's balancing; write which stay, and why."""
     from components.runtime import run_component
 
-    return run_component("curate", name, config, parents, place)
+    return run_component("curate", name, config, parents, place, run)

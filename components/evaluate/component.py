@@ -6,8 +6,8 @@ from components.image import IMAGE
 
 
 @dsl.component(base_image=IMAGE, install_kfp_package=False)  # type: ignore[untyped-decorator]
-def evaluate(name: str, config: str, parents: str, place: str) -> str:
+def evaluate(name: str, config: str, parents: str, place: str, run: str) -> str:
     """Score a feature set on held-out splits: zero-shot and retrieval, with bootstrap intervals and chance."""
     from components.runtime import run_component
 
-    return run_component("evaluate", name, config, parents, place)
+    return run_component("evaluate", name, config, parents, place, run)

@@ -6,8 +6,8 @@ from components.image import IMAGE
 
 
 @dsl.component(base_image=IMAGE, install_kfp_package=False)  # type: ignore[untyped-decorator]
-def report(name: str, config: str, parents: str, place: str) -> str:
+def report(name: str, config: str, parents: str, place: str, run: str) -> str:
     """Write one self-contained HTML page and `report.json` over everything a run made."""
     from components.runtime import run_component
 
-    return run_component("report", name, config, parents, place)
+    return run_component("report", name, config, parents, place, run)

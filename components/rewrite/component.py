@@ -6,8 +6,8 @@ from components.image import IMAGE
 
 
 @dsl.component(base_image=IMAGE, install_kfp_package=False)  # type: ignore[untyped-decorator]
-def rewrite(name: str, config: str, parents: str, place: str) -> str:
+def rewrite(name: str, config: str, parents: str, place: str, run: str) -> str:
     """Rewrite each distinct caption in context (LaCLIP) into a caption layer; what fails its check is not used."""
     from components.runtime import run_component
 
-    return run_component("rewrite", name, config, parents, place)
+    return run_component("rewrite", name, config, parents, place, run)

@@ -6,8 +6,8 @@ from components.image import IMAGE
 
 
 @dsl.component(base_image=IMAGE, install_kfp_package=False)  # type: ignore[untyped-decorator]
-def train(name: str, config: str, parents: str, place: str) -> str:
+def train(name: str, config: str, parents: str, place: str, run: str) -> str:
     """Train on Ray Train: pretrain, post-train, upcycle or distil, as the phases say."""
     from components.runtime import run_component
 
-    return run_component("train", name, config, parents, place)
+    return run_component("train", name, config, parents, place, run)

@@ -20,12 +20,12 @@ def test_one_folder_a_kind() -> None:
 @pytest.mark.parametrize("kind", SPECS)
 def test_a_component_is_thin(kind: str) -> None:
     component = getattr(import_module(f"components.{kind}.component"), kind)
-    assert list(inspect.signature(component.python_func).parameters) == ["name", "config", "parents", "place"]
+    assert list(inspect.signature(component.python_func).parameters) == ["name", "config", "parents", "place", "run"]
     assert set(inspect.get_annotations(component.python_func).values()) == {str}
     source = inspect.getsource(component.python_func)
     body = source[source.rindex('"""') + 3 :].split()
     assert " ".join(body) == (
-        f'from components.runtime import run_component return run_component("{kind}", name, config, parents, place)'
+        f'from components.runtime import run_component return run_component("{kind}", name, config, parents, place, run)'
     )
 
 

@@ -9,7 +9,8 @@ import pytest
 from PIL import Image
 
 from components import runtime
-from components.runtime import FAILURE_FILE, parse_parents, run_component, wait_for_ray
+from components.failure import FAILURE_FILE
+from components.runtime import parse_parents, run_component, wait_for_ray
 from data.artifacts import open_artifact
 from data.errors import BackendError, RecipeError, ShardError, StorageError, UserError
 from data.place import Place

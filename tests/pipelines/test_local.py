@@ -1,6 +1,5 @@
 """Runs on this machine, in real processes: the data stages through kfp.local, reuse, failure, a kill at any moment."""
 
-import json
 import os
 import signal
 import subprocess
@@ -14,6 +13,7 @@ from typing import Any
 import pytest
 
 from data.artifacts import RECORD_NAME
+from pipelines.runs import read_run
 from pipelines.yaml_text import to_yaml
 
 pytestmark = pytest.mark.e2e
@@ -117,8 +117,9 @@ def test_run_reuse_and_change(data_file: Path, place_file: Path, environment: di
     assert len(made) == 4
     assert all(made.values())
     assert not (root / ".kfp" / "test").exists()
-    record = json.loads((root / ".runs" / "test.json").read_text())
-    assert set(record["artifacts"].values()) == set(made)
+    record = read_run(str(root), "test")
+    assert record.state == "finished"
+    assert {stage.artifact for stage in record.stages.values()} == set(made)
 
     again = run(data_file, place_file, environment)
     assert again.returncode == 0

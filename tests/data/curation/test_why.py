@@ -21,6 +21,7 @@ from data.errors import ArtifactError, RecipeError, ShardError
 from data.features import write_features
 from data.selection import SPLIT_SCHEMA
 from data.shards import CAPTION_SCHEMA, Pair, write_manifest, write_parquet, write_shard
+from pipelines.runs import RunRecord, StageOfRun, write_run
 from pipelines.why import as_text, explain, print_explanation
 
 CAPTIONS = {
@@ -168,7 +169,9 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Root:
     root.put("layered", "checkpoint", {"init": start, "pairs": pairs, "selection": other, "caption_layers.0": layer})
     root.put("stranger", "checkpoint", {"init": start})
     names = [name for name in storage.list_folders(root.uri) if not name.startswith(("everything", "."))]
-    storage.write_json(storage.join(root.uri, ".runs", "monday.json"), {"artifacts": {n[:-13]: n for n in names}})
+    stages = {name[:-13]: StageOfRun(fingerprint=None, artifact=name, reused=False) for name in names}
+    write_run(root.uri, RunRecord(name="monday", state="finished", started=0, command=(), recipe={}, place={},
+                                  stages=stages, versions={}))  # fmt: skip
     return root
 
 
