@@ -25,7 +25,8 @@ def test_a_component_is_thin(kind: str) -> None:
     source = inspect.getsource(component.python_func)
     body = source[source.rindex('"""') + 3 :].split()
     assert " ".join(body) == (
-        f'from components.runtime import run_component return run_component("{kind}", name, config, parents, place, run)'
+        "from components.runtime import run_component "
+        f'return run_component("{kind}", name, config, parents, place, run)'
     )
 
 
