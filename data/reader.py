@@ -13,7 +13,7 @@ from itertools import groupby
 from typing import Any, NamedTuple
 
 from data import storage
-from data.errors import ShardError, StorageError
+from data.errors import ShardError, StorageError, located
 from data.shards import ShardSet
 
 _GAP_BYTES = 64 << 10  # reading over a gap of this size costs less than one more request
@@ -132,7 +132,8 @@ class ShardReader:
         return content
 
     def _error(self, place: PictureRange, what: str) -> ShardError:
-        return ShardError(f"uid {place.uid!r} in shard {self.shard_set.shards[place.shard].name}: {what}")
+        shard = self.shard_set.shards[place.shard].name
+        return located(ShardError(f"uid {place.uid!r} in shard {shard}: {what}"), uid=place.uid, shard=shard)
 
 
 def _pread(descriptor: int, place: PictureRange) -> bytes:

@@ -2,13 +2,14 @@
 on at the first missing one, and nothing depends on which worker did what, or when.
 """
 
+import json
 import logging
 import uuid
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from data import storage
-from data.errors import ShardError, UserError
+from data.errors import ShardError, UserError, facts_of, located, locating
 from data.stage import Work
 
 Summary = dict[str, Any]
@@ -32,7 +33,7 @@ def each_shard(
     uris = [storage.join(work.out.state_uri, step, f"{name}.json") for name in names]
     done = {name for name, _ in storage.list_files(storage.join(work.out.state_uri, step), recursive=True)}
     missing = [number for number, name in enumerate(names) if f"{name}.json" not in done]
-    task = _Task(do, names, uris)
+    task = _Task(do, names, uris, unit.removesuffix("s"))
     made = len(names) - len(missing)
     work.events.progress(made, len(names), unit, step)
     place = work.place
@@ -46,11 +47,14 @@ def each_shard(
 class _Task:
     """One shard: do it, remember it."""
 
-    def __init__(self, do: Callable[[int], Summary], names: Sequence[str], uris: Sequence[str]) -> None:
-        self.do, self.names, self.uris = do, names, uris
+    def __init__(
+        self, do: Callable[[int], Summary], names: Sequence[str], uris: Sequence[str], what: str = "shard"
+    ) -> None:
+        self.do, self.names, self.uris, self.what = do, names, uris, what
 
     def __call__(self, number: int) -> int:
-        storage.write_json(self.uris[number], self.do(number))
+        with locating(**{self.what: self.names[number]}):
+            storage.write_json(self.uris[number], self.do(number))
         return number
 
     def on_worker(self, number: int, run: str) -> int:
@@ -62,10 +66,9 @@ class _Task:
         begun = f"{self.uris[number]}.{run}"
         tries = storage.read_json(begun) if storage.exists(begun) else 0
         if tries >= _TRIES:
-            raise ShardError(
-                f"shard {self.names[number]}: {tries} workers died at it, of memory or of what it holds; "
-                "give workers more memory, or take the shard out of the pool"
-            )
+            told = f"shard {self.names[number]}: {tries} workers died at it, of memory or of what it holds; "
+            told += "give workers more memory, or take the shard out of the pool"
+            raise located(ShardError(told), **{self.what: self.names[number]})
         storage.write_json(begun, tries + 1)
         self(number)
         storage.remove(begun)
@@ -85,9 +88,10 @@ def _on_ray(task: _Task, numbers: Sequence[int], workers: int, needs: dict[str, 
 
     def row(entry: dict[str, Any]) -> dict[str, Any]:
         try:
-            return {"number": task.on_worker(int(entry["number"]), run), "error": "", "kind": ""}
+            return {"number": task.on_worker(int(entry["number"]), run), "error": "", "kind": "", "facts": "{}"}
         except UserError as error:  # Ray would wrap it in pages of its own
-            return {"number": -1, "error": str(error), "kind": type(error).__name__}
+            facts = json.dumps(facts_of(error))
+            return {"number": -1, "error": str(error), "kind": type(error).__name__, "facts": facts}
 
     logging.getLogger("ray.data").setLevel(logging.WARNING)  # our events tell how far we are; its import resets this
     rows = ray.data.from_items([{"number": number} for number in numbers], override_num_blocks=len(numbers))
@@ -96,5 +100,5 @@ def _on_ray(task: _Task, numbers: Sequence[int], workers: int, needs: dict[str, 
         if entry["error"]:
             from data import errors
 
-            raise getattr(errors, entry["kind"], UserError)(entry["error"])
+            raise located(getattr(errors, entry["kind"], UserError)(entry["error"]), **json.loads(entry["facts"]))
         yield entry["number"]

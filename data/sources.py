@@ -11,7 +11,7 @@ from typing import Any
 
 from data import storage
 from data.curation.specs import EntryFile, Metadata, PageTitles, Unigrams, WordNet
-from data.errors import RecipeError, ShardError
+from data.errors import RecipeError, ShardError, StorageError
 from data.spec import digest
 from data.specs import (
     AssociationPool,
@@ -69,11 +69,14 @@ def extension_of(name: str) -> str:
 
 
 def _list_folder(uri: str, field: str, recursive: bool) -> list[tuple[str, int]]:
+    files = storage.list_files(uri, recursive=recursive)
+    if files:
+        return files  # no more questions: each is a request on object storage
     if not storage.exists(uri):
         raise ShardError(f"{field}: no folder {uri}; check the path")
     if not storage.is_folder(uri):
         raise ShardError(f"{field}: {uri} is a file; give the folder that holds it")
-    return storage.list_files(uri, recursive=recursive)
+    return files
 
 
 def pool_identity(pool: Pool) -> dict[str, Any]:
@@ -123,9 +126,12 @@ def _folder_identity(pool: FolderPool) -> dict[str, Any]:
 
 def file_digest(uri: str, field: str) -> str:
     """SHA-256 of a file that a recipe names in `field`."""
-    if not storage.exists(uri) or storage.is_folder(uri):
-        raise RecipeError(f"{field}: no file {uri}; check the path")
-    return storage.sha256(uri)
+    try:
+        return storage.sha256(uri)
+    except StorageError as error:
+        if isinstance(error.__cause__, FileNotFoundError | IsADirectoryError | NotADirectoryError):
+            raise RecipeError(f"{field}: no file {uri}; check the path") from error
+        raise
 
 
 def _files_digest(folder: str, files: Sequence[tuple[str, int]]) -> str:

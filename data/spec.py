@@ -7,16 +7,31 @@ come back as `references`, because a parent counts by its fingerprint, not by it
 
 import hashlib
 import json
+import re
 from collections.abc import Iterator
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, model_validator
+
+from data.errors import RecipeError
+
+_WITH_PASSWORD = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^/?#@\s]*:[^/?#@\s]*@")
 
 
 class Spec(BaseModel):
-    """Base of everything in a recipe: frozen, keyword-only, unknown fields refused."""
+    """Base of everything in a recipe: frozen, keyword-only, unknown fields refused; no password in an address."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, ser_json_inf_nan="strings")
+
+    @model_validator(mode="after")
+    def _refuse_passwords(self) -> Self:
+        for name, value in self.__dict__.items():
+            if isinstance(value, str) and "://" in value and _WITH_PASSWORD.match(value):
+                raise RecipeError(  # and not ValueError, with which pydantic would show the value
+                    f"{name}: holds a user and a password, which would reach logs and records; leave them out of the "
+                    "address and give them by the environment"
+                )
+        return self
 
 
 class Operational:

@@ -1,6 +1,7 @@
 """What the data stages of a recipe are made of: pools, splits, rewriters. No torch, no ray."""
 
 import re
+from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, field_validator
@@ -213,7 +214,7 @@ class EmbeddedLLM(Spec):
     """A small instruct model on this machine's CPU: xllamacpp with a GGUF that a package ships, or a GGUF file."""
 
     backend: Literal["embedded"] = "embedded"
-    model: str = Field(default="smollm2-135m-instruct", description="a shipped model's name, or a path to a .gguf file")
+    model: str = Field(default="smollm2-135m-instruct", description="a shipped model's name, or a .gguf file")
     slots: Annotated[int, Operational] = Field(default=8, ge=1, description="requests decoded together")
 
 
@@ -243,6 +244,7 @@ class RewriteSpec(StageSpec):
     """LaCLIP's in-context caption rewriting into a caption layer; each distinct caption is rewritten once."""
 
     MAKES: ClassVar[str] = "caption_layer"
+    ON_RAY: ClassVar[bool] = False
     kind: Literal["rewrite"] = "rewrite"
     pairs: ShardSetRef
     selection: SelectionRef
@@ -258,6 +260,12 @@ class RewriteSpec(StageSpec):
     max_tokens: int = Field(default=77, ge=1)
     checks: RewriteChecks = RewriteChecks()
     seed: int = 0
+
+    def workload(self, parents: Mapping[str, Mapping[str, int]]) -> int | None:
+        """Rewrites, where `max_captions` says how many; else the kept pairs, of which equal captions count once."""
+        kept = parents.get("selection", {}).get("kept")
+        known = [number for number in (kept, self.max_captions) if number is not None]
+        return min(known) * self.rewrites_per_caption if known else None
 
     def build(self) -> StageFunction:
         """The rewrite function."""

@@ -1,14 +1,13 @@
 """The one door to bytes: local paths and `s3://` (or any fsspec URL) behind a few functions.
 
 Endpoint and credentials come from the environment (AWS_ENDPOINT_URL, AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY), never
-from a recipe, and never reach a message.
+from a recipe, and never reach a message (data/refusals.py). What S3 needs more than a path does is in data/s3.py.
 """
 
 import errno
 import hashlib
 import json
 import os
-import posixpath
 import re
 import shutil
 import tempfile
@@ -20,39 +19,20 @@ from typing import IO, Any
 
 import fsspec
 
+from data.addresses import is_local as is_local
+from data.addresses import is_s3
+from data.addresses import is_web as is_web
+from data.addresses import join as join
+from data.addresses import name_of as name_of
+from data.addresses import normalise as normalise
+from data.addresses import parent_of as parent_of
 from data.errors import StorageError
+from data.refusals import explained as explained
 
 _CHUNK_BYTES = 8 << 20
 _NO_SUCH_RANGE = 416  # HTTP status
-_FULL = "no space left; free some or choose another --root"
-
-
-def is_local(uri: str) -> bool:
-    """True for plain paths and `file://` URLs."""
-    return "://" not in uri or uri.startswith("file://")
-
-
-def normalise(uri: str | os.PathLike[str]) -> str:
-    """Absolute path for local places, the URL without a trailing slash otherwise."""
-    text = os.fspath(uri)
-    if not is_local(text):
-        return text.rstrip("/")
-    return str(Path(text.removeprefix("file://")).expanduser().absolute())
-
-
-def join(uri: str, *parts: str) -> str:
-    """Join path parts below a path or URL."""
-    return posixpath.join(uri, *parts)
-
-
-def name_of(uri: str) -> str:
-    """Last part of a path or URL."""
-    return posixpath.basename(uri.rstrip("/"))
-
-
-def parent_of(uri: str) -> str:
-    """Everything before the last part of a path or URL."""
-    return posixpath.dirname(uri.rstrip("/"))
+for _protocol in ("s3", "s3a"):  # by name: the client is imported with the first such URL
+    fsspec.register_implementation(_protocol, "data.s3.PatientS3", clobber=True)
 
 
 def filesystem(uri: str) -> tuple[Any, str]:
@@ -68,48 +48,6 @@ def filesystem(uri: str) -> tuple[Any, str]:
     return fs, path
 
 
-@contextmanager
-def explained(uri: str, doing: str, path: str | None = None) -> Iterator[None]:
-    """Turn what storage raises while `doing` something to `uri` into one line with the place and the fix.
-
-    With `path`, only errors about that local file are turned: the block runs a caller's code, whose other files and
-    pictures are not this place's fault.
-
-    Raises:
-        StorageError: in place of OSError and of botocore's own errors.
-    """
-    try:
-        yield
-    except OSError as error:
-        if path and (error.errno is None or (error.filename and os.fspath(error.filename) != path)):
-            raise
-        raise StorageError(f"{uri}: cannot {doing}: {_reason(error)}") from error
-    except Exception as error:  # botocore and safetensors have trees of their own; the rest goes on as it is
-        if type(error).__module__.startswith("aiohttp"):
-            told = f"{type(error).__name__} {getattr(error, 'status', '')}".strip()
-            raise StorageError(f"{uri}: cannot {doing}: {told}; check the address and your access to it") from error
-        if type(error).__module__.startswith("botocore"):
-            raise StorageError(f"{uri}: cannot {doing}: {type(error).__name__}; check the AWS_* settings") from error
-        if "No space left on device" in str(error):
-            raise StorageError(f"{uri}: cannot {doing}: {_FULL}") from error
-        raise
-
-
-def _reason(error: OSError) -> str:
-    """What is wrong and what to do, in a few words that hold no credentials."""
-    if isinstance(error, FileNotFoundError):
-        return "not found; check the path or bucket"
-    if isinstance(error, PermissionError):
-        return "access denied; check permissions or credentials"
-    if isinstance(error, FileExistsError | NotADirectoryError):
-        return "a file is where a folder must be; choose another path"
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return _FULL
-    if error.errno == errno.EROFS:
-        return "read-only file system; choose another --root"
-    return " ".join(f"{type(error).__name__}: {error.strerror or error}".split())[:200]
-
-
 def exists(uri: str) -> bool:
     """True when a file or folder is there."""
     fs, path = filesystem(uri)
@@ -121,13 +59,17 @@ def is_folder(uri: str) -> bool:
     """True when a folder (or a non-empty prefix) is there."""
     fs, path = filesystem(uri)
     with explained(uri, "look"):
-        return bool(fs.isdir(path))
+        return bool(_entries_of_s3(fs, path, most=1)) if is_s3(uri) else bool(fs.isdir(path))
 
 
 def list_files(uri: str, recursive: bool = False) -> list[tuple[str, int]]:
     """Return (relative name, size in bytes) of the files below a folder, sorted by name; empty if there is none."""
     fs, path = filesystem(uri)
     with explained(uri, "list"):
+        if is_s3(uri):
+            files = _entries_of_s3(fs, path, recursive)
+            # some tools keep empty markers for folders
+            return sorted((name, size) for name, size in files if size is not None and name and name[-1] != "/")
         if not recursive:
             found = [entry for entry in _entries(fs, path) if not _is_folder_entry(entry)]
         elif is_local(uri):  # fsspec's own walk goes silently past a folder that it may not read
@@ -146,7 +88,18 @@ def list_folders(uri: str) -> list[str]:
     """Names of the folders right below a folder; empty if there is none."""
     fs, path = filesystem(uri)
     with explained(uri, "list"):
+        if is_s3(uri):
+            return sorted(name for name, size in _entries_of_s3(fs, path) if size is None)
         return sorted(name_of(entry["name"]) for entry in _entries(fs, path) if _is_folder_entry(entry))
+
+
+def _entries_of_s3(fs: Any, path: str, recursive: bool = False, most: int = 0) -> list[tuple[str, int | None]]:
+    from data.s3 import entries
+
+    try:
+        return list(entries(fs, path, recursive, most))
+    except FileNotFoundError:  # no such bucket
+        return []
 
 
 def _entries(fs: Any, path: str) -> list[dict[str, Any]]:
@@ -177,9 +130,9 @@ def size_bytes(uri: str) -> int:
     return int(size)
 
 
-def is_web(uri: str) -> bool:
-    """True for `http://` and `https://`, which can be read but not listed or written."""
-    return uri.startswith(("http://", "https://"))
+def be_patient() -> None:
+    """Let this process and its children wait for a bucket also before it answered them once: for stages of a run."""
+    os.environ.setdefault("CLIPWORKS_S3_PATIENCE_SECONDS", "120")  # data/s3.py
 
 
 def serves_ranges(uri: str) -> bool:
@@ -201,7 +154,9 @@ def read_bytes(uri: str, start: int | None = None, end: int | None = None) -> by
         return b""  # S3 has no empty ranges
     with explained(uri, "read"):
         try:
-            content = bytes(fs.cat_file(path, start=start, end=end))
+            # s3fs asks for the size first, where it might read in parts: two requests for each small file
+            whole = {"max_concurrency": 1} if is_s3(uri) and end is None else {}
+            content = bytes(fs.cat_file(path, start=start, end=end, **whole))
         except OSError as error:
             if start is not None and error.errno == errno.EINVAL and not is_local(uri):  # S3: InvalidRange
                 return b""
@@ -213,6 +168,28 @@ def read_bytes(uri: str, start: int | None = None, end: int | None = None) -> by
     if start is not None and end is not None and len(content) > end - start:
         raise StorageError(f"{uri}: the server sends whole files, not ranges; copy it to a folder or bucket")
     return content
+
+
+def read_if_there(uri: str) -> bytes | None:
+    """Read a whole file, None if there is none: one request, where `exists` before would be one or two more."""
+    try:
+        return read_bytes(uri)
+    except StorageError as error:
+        if isinstance(error.__cause__, FileNotFoundError | NotADirectoryError):
+            return None
+        raise
+
+
+def read_text(uri: str) -> str:
+    """Read a text file that a user named; what is wrong with a local one is for the caller to explain.
+
+    Raises:
+        OSError, UnicodeDecodeError: about a local file.
+        StorageError: about any other.
+    """
+    if not is_local(uri):
+        return read_bytes(uri).decode()
+    return Path(uri.removeprefix("file://")).read_text(encoding="utf-8")
 
 
 def read_json(uri: str) -> Any:
@@ -238,16 +215,49 @@ def write_bytes(uri: str, content: bytes) -> None:
         if not is_local(uri):
             fs.pipe_file(path, content)  # an object appears when its upload is complete
             return
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
-        temporary = _temporary(Path(path))
-        try:
-            with temporary.open("wb") as stream:
-                stream.write(content)
-                stream.flush()
-                os.fsync(stream.fileno())
+        with _written(Path(path), content) as temporary:
             temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
+
+
+def create_bytes(uri: str, content: bytes) -> bool:
+    """Write a file atomically where there is none; False, and nothing is changed, where one is there already.
+
+    On S3 this is a conditional write. A server that knows none is asked first whether the object is there: two writers
+    in the same moment may then both be told True.
+    """
+    fs, path = filesystem(uri)
+    with explained(uri, "write"):
+        if is_s3(uri):
+            from data.s3 import create
+
+            return create(fs, path, content)
+        if not is_local(uri):
+            try:
+                fs.pipe_file(path, content, mode="create")
+            except FileExistsError:
+                return False
+            return True
+        with _written(Path(path), content) as temporary:
+            try:
+                os.link(temporary, path)
+            except FileExistsError:
+                return False
+        return True
+
+
+@contextmanager
+def _written(path: Path, content: bytes) -> Iterator[Path]:
+    """A temporary file beside `path` with this content, on disk; removed when the block ends, if it is still there."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = _temporary(path)
+    try:
+        with temporary.open("wb") as stream:
+            stream.write(content)
+            stream.flush()
+            os.fsync(stream.fileno())
+        yield temporary
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def append_line(uri: str, line: str) -> None:
@@ -268,9 +278,14 @@ def is_temporary(name: str) -> bool:
     return re.fullmatch(r"\..+\.[0-9a-f]{8}\.tmp", name_of(name)) is not None
 
 
+def json_bytes(value: Any) -> bytes:
+    """Indented JSON as it is written."""
+    return (json.dumps(value, indent=1, ensure_ascii=False, sort_keys=True) + "\n").encode()
+
+
 def write_json(uri: str, value: Any) -> None:
     """Write indented JSON atomically."""
-    write_bytes(uri, (json.dumps(value, indent=1, ensure_ascii=False, sort_keys=True) + "\n").encode())
+    write_bytes(uri, json_bytes(value))
 
 
 @contextmanager
@@ -283,8 +298,22 @@ def local_copy(uri: str) -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="clipworks-") as folder:
         target = Path(folder) / name_of(uri)
         with explained(uri, "read"):
-            fs.get(path, str(target), recursive=bool(fs.isdir(path)))
+            _download(uri, fs, path, target)
         yield target
+
+
+def _download(uri: str, fs: Any, path: str, target: Path) -> None:
+    """Copy a file, or a folder with all below it, to this machine."""
+    if not is_s3(uri):
+        fs.get(path, str(target), recursive=bool(fs.isdir(path)))
+        return
+    from data.s3 import download
+
+    names = [name for name, _ in list_files(uri, recursive=True)]
+    for name in names or [""]:
+        file = target / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        download(fs, join(path, name) if name else path, file)
 
 
 @contextmanager
@@ -297,7 +326,7 @@ def local_output(uri: str) -> Iterator[Path]:
                 yield temporary
             fs, path = filesystem(uri)
             with explained(uri, "write"):
-                fs.put_file(str(temporary), path)
+                _upload(uri, fs, temporary, path)
         return
     target = Path(normalise(uri))
     temporary = _temporary(target)
@@ -311,6 +340,25 @@ def local_output(uri: str) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def _upload(uri: str, fs: Any, local: Path, path: str) -> None:
+    if not is_s3(uri):
+        fs.put_file(str(local), path)
+        return
+    from data.s3 import upload
+
+    upload(fs, local, path)
+
+
+def end_uploads(uri: str) -> None:
+    """End what killed processes began to upload below a folder of a bucket; elsewhere there is no such thing."""
+    if is_s3(uri):
+        from data.s3 import abort_uploads
+
+        fs, path = filesystem(uri)
+        with explained(uri, "end uploads"):
+            abort_uploads(fs, path)
+
+
 def remove(uri: str) -> None:
     """Remove a file or folder if it is there."""
     fs, path = filesystem(uri)
@@ -320,6 +368,10 @@ def remove(uri: str) -> None:
                 shutil.rmtree(path)
             else:
                 Path(path).unlink(missing_ok=True)
+        elif is_s3(uri):
+            from data.s3 import remove_all
+
+            remove_all(fs, list(fs.find(path)))
         elif fs.exists(path):
             fs.rm(path, recursive=True)
 

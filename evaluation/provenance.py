@@ -11,12 +11,15 @@ def lineage(artifacts: Iterable[Artifact]) -> list[Artifact]:
     """These artifacts and all their ancestors, each once, every parent before its children."""
     seen: set[str] = set()
     ordered: list[Artifact] = []
+    names: dict[str, list[str]] = {}  # of each root's folders, listed once
 
     def visit(artifact: Artifact) -> None:
         seen.add(artifact.fingerprint)
         for print_ in artifact.record.parents.values():
             if print_ not in seen:
-                visit(require_fingerprint(artifact.root, print_))
+                if artifact.root not in names:
+                    names[artifact.root] = storage.list_folders(artifact.root)
+                visit(require_fingerprint(artifact.root, print_, names[artifact.root]))
         ordered.append(artifact)
 
     for artifact in artifacts:

@@ -203,21 +203,26 @@ def _gallery(spec: ReportSpec, work: Work, pictures: Mapping[str, Pictures]) -> 
 
 def render(page: Mapping[str, Any]) -> str:
     """Fill the page's template; whatever comes from data is escaped."""
-    environment = Environment(
+    return environment().get_template("report.html.j2").render(page)
+
+
+def environment() -> Environment:
+    """Where the pages' templates and the words they use come from."""
+    made = Environment(
         loader=FileSystemLoader(_TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
         lstrip_blocks=True,
     )  # fmt: skip
-    environment.filters |= {
+    made.filters |= {
         "percent": numbers.percent, "count": numbers.count, "short": numbers.short, "measured": numbers.measured,
         "metric": words.metric_label, "metric_name": words.metric_name, "size": numbers.size, "words": words.words,
         "direction": words.direction, "p": numbers.probability,
     }  # fmt: skip
-    environment.globals |= {
+    made.globals |= {
         "interval": numbers.interval, "difference": numbers.difference, "mark_of": mark_of,
         "mark_of_axis": mark_of_axis,
         "difference_interval": numbers.difference_interval, "tick": _tick,
     }  # fmt: skip
-    return environment.get_template("report.html.j2").render(page)
+    return made
 
 
 def _tick(value: float, unit: str) -> str:

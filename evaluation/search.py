@@ -1,14 +1,13 @@
 """Typed words in, pictures out: what `clipworks search` does with a checkpoint and the feature sets made with it."""
 
-import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
 from data import storage
-from data.artifacts import RECORD_NAME, SHORT, Artifact, open_artifact
+from data.artifacts import SHORT, Artifact, artifacts_below, open_artifact
 from data.errors import EvaluationError, ModelError, nearest
 from data.features import FeatureSet, Floats
 from data.shards import ShardSet
@@ -62,7 +61,7 @@ def resolve(uri: str, kind: str) -> str:
     uri = storage.normalise(uri)
     if storage.exists(uri):
         return uri
-    known = {storage.name_of(artifact.uri): artifact.uri for artifact in _artifacts(storage.parent_of(uri), kind)}
+    known = {storage.name_of(artifact.uri): artifact.uri for artifact in artifacts_below(storage.parent_of(uri), kind)}
     stage_names = {name: name[: -SHORT - 1] for name in known}
     name = storage.name_of(uri)
     hits = [full for full, stage in stage_names.items() if stage == name]
@@ -82,21 +81,15 @@ def feature_sets(root: str, checkpoint: Artifact) -> list[FeatureSet]:
     Raises:
         EvaluationError: there is none.
     """
-    made = [a for a in _artifacts(root, "feature_set") if a.record.parents.get("checkpoint") == checkpoint.fingerprint]
+    made = [
+        artifact
+        for artifact in artifacts_below(root, "feature_set")
+        if artifact.record.parents.get("checkpoint") == checkpoint.fingerprint
+    ]
     if not made:
         name = storage.name_of(checkpoint.uri)
         raise EvaluationError(f"{root}: no feature set was made with {name}; run a recipe that embeds with it")
     return [FeatureSet(artifact) for artifact in made]
-
-
-def _artifacts(root: str, kind: str) -> Iterator[Artifact]:
-    """Complete artifacts of one kind right below a folder."""
-    for name in storage.list_folders(root):
-        uri = storage.join(root, name)
-        if re.fullmatch(rf".+-[0-9a-f]{{{SHORT}}}", name) and storage.exists(storage.join(uri, RECORD_NAME)):
-            artifact = open_artifact(uri)
-            if artifact.record.kind == kind:
-                yield artifact
 
 
 def _encode(uri: str, query: str) -> Floats:

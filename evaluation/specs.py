@@ -1,6 +1,6 @@
 """What an evaluation and a report are made of. No torch, no ray."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
@@ -307,11 +307,17 @@ class Scored(Spec):
 class EvaluateSpec(StageSpec):
     """Score one checkpoint's features on held-out splits that curation and training never saw."""
 
-    REVISION: ClassVar[int] = 2
+    REVISION: ClassVar[int] = 3  # rounding of float32 counts as a tie up to 4e-6
     MAKES: ClassVar[str] = "evaluation"
     kind: Literal["evaluate"] = "evaluate"
     sets: dict[str, Scored] = Field(min_length=1)
     bootstrap: Bootstrap = Bootstrap()
+
+    def workload(self, parents: Mapping[str, Mapping[str, int]]) -> int | None:
+        """Embedded pairs of all sets."""
+        pairs = [parents.get(f"sets.{name}.features", {}).get("pairs") for name in self.sets]
+        known = [count for count in pairs if count is not None]
+        return sum(known) if len(known) == len(pairs) else None
 
     def build(self) -> StageFunction:
         """The evaluate function."""
@@ -340,6 +346,7 @@ class ReportSpec(StageSpec):
 
     REVISION: ClassVar[int] = 2
     MAKES: ClassVar[str] = "report"
+    ON_RAY: ClassVar[bool] = False
     kind: Literal["report"] = "report"
     title: str
     evaluations: dict[str, EvaluationRef] = Field(
@@ -359,6 +366,11 @@ class ReportSpec(StageSpec):
         default_factory=dict, description="label -> checkpoint, for loss curves"
     )
     gallery: Gallery | None = None
+
+    def workload(self, parents: Mapping[str, Mapping[str, int]]) -> int:
+        """Its time does not depend on pairs."""
+        del parents
+        return 0
 
     def build(self) -> StageFunction:
         """The report function."""

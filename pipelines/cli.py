@@ -20,10 +20,12 @@ _EXAMPLES = """examples:
   clipworks plan mine.yaml                          what would be reused, what would run, for how long
   clipworks preflight mine.yaml --place place.yaml  what of the training does not fit there, and what would
   clipworks compile mine.yaml -o pipeline.yaml      the same graph for a Kubeflow cluster
+  clipworks submit mine.yaml --on cluster.yaml --wait
   clipworks ingest my/pictures --captions my/captions.csv --root runs
   clipworks verify runs/pairs-0123456789ab
   clipworks why 1f600-Goog --root runs                which decisions about a pair, by what, and who trained on it
   clipworks search runs/pretrain-0123456789ab "red apple"
+  clipworks sweep --example > sweep.yaml            then edit it, and: clipworks sweep sweep.yaml
   clipworks evaluate runs/pretrain-0123456789ab runs/refine-0123456789ab --suite bundled
   clipworks evaluate ViT-B-32:laion2b_s34b_b79k --suite datacomp --data my/evalsets
 """

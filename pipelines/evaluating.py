@@ -19,6 +19,7 @@ from training.sizes import model_config
 from training.specs import EmbedSpec, ModelSpec
 
 DEFAULT_ROOT = "runs"
+_REMOTE_WEIGHTS = re.compile(r"[^:/]+:[a-z0-9]+://")  # ARCH:s3://bucket/weights.safetensors
 _STAGE_PART = 12  # characters of a name inside a stage's name, which has 40
 
 
@@ -43,7 +44,8 @@ def root_of(checkpoints: Iterable[str]) -> str:
 
     Below that root lies what a checkpoint was trained on, so that an evaluation can be checked against it.
     """
-    ours = (text for text in checkpoints if storage.exists(storage.join(storage.normalise(text), RECORD_NAME)))
+    folders = (text for text in checkpoints if not _REMOTE_WEIGHTS.match(text))
+    ours = (text for text in folders if storage.exists(storage.join(storage.normalise(text), RECORD_NAME)))
     return next((storage.parent_of(storage.normalise(text)) for text in ours), DEFAULT_ROOT)
 
 
@@ -70,6 +72,8 @@ def read_models(checkpoints: Sequence[str], labels: Sequence[str], root: str) ->
 def _read_model(text: str, root: str) -> tuple[str, ModelSpec, Mapping[str, Any]]:
     """Name, spec and config: a folder; `ARCH:TAG`; `ARCH:FILE.safetensors`."""
     architecture, colon, weights = text.partition(":")
+    if _REMOTE_WEIGHTS.match(text):
+        return _read_architecture(architecture, weights)
     if colon and not storage.exists(storage.normalise(text)) and "//" not in text:
         return _read_architecture(architecture, weights)
     if not storage.exists(storage.normalise(text)) and "/" not in text:
@@ -93,7 +97,7 @@ def _read_architecture(architecture: str, weights: str) -> tuple[str, ModelSpec,
     if not weights:
         raise ModelError(f"{architecture}: no weights; give ARCH:TAG or ARCH:FILE.safetensors")
     if weights.endswith(".safetensors"):
-        if not Path(weights).is_file():
+        if not storage.exists(weights) or storage.is_folder(weights):
             raise ModelError(f"{architecture}:{weights}: no such file; check the path")
         name, weights = Path(weights).stem, storage.normalise(weights)
     else:

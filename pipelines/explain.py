@@ -1,5 +1,6 @@
 """What pydantic found wrong with a recipe, as one line: `path: value: what is wrong; the nearest right name`."""
 
+import re
 from collections.abc import Collection
 from typing import Any
 
@@ -9,6 +10,7 @@ from data.errors import RecipeError, nearest
 from pipelines.schema import annotation_at, child_annotation, child_value, known_fields, spec_at, tags
 
 _LONGEST_VALUE = 60
+_SIGNED = re.compile(r"://[^/@\s]+@")  # an address with a name and a password in it
 _MOST_NAMES = 12
 _WORDS = {
     "Value error, ": "",
@@ -29,7 +31,7 @@ _WORDS = {
 
 def shown(value: Any) -> str:
     """A value, cut to a length that fits a line."""
-    text = " ".join(repr(value).split())
+    text = _SIGNED.sub("://***@", " ".join(repr(value).split()))
     return text if len(text) <= _LONGEST_VALUE else text[: _LONGEST_VALUE - 3] + "..."
 
 

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Self
 
 from pydantic import Field, ValidationError, model_validator
 
+from data import storage
 from data.curation.specs import CurateSpec, DedupSpec, InspectSpec, MatchSpec
 from data.errors import RecipeError, nearest
 from data.spec import Spec
@@ -112,7 +113,7 @@ def _refuse_non_finite(value: Any, path: str) -> None:
 def read_recipe(path: str | Path) -> Recipe:
     """Read a recipe from a YAML or JSON file."""
     try:
-        text = Path(path).read_text(encoding="utf-8")
+        text = storage.read_text(str(path))
     except FileNotFoundError as error:
         raise RecipeError(f"{path}: no such file; `clipworks recipe list` names the built-in recipes") from error
     except UnicodeDecodeError as error:

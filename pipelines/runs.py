@@ -6,15 +6,17 @@
 import re
 import time
 from collections.abc import Mapping
-from typing import Any, Literal
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Literal, NamedTuple
 
 from pydantic import Field, ValidationError
 
 from data import storage
-from data.errors import RecipeError, nearest
+from data.errors import RecipeError, StorageError, nearest
 from data.spec import Spec
 
 State = Literal["running", "finished", "failed", "cancelled"]
+_READERS = 16  # a record in a bucket is two round trips: hundreds of runs are read side by side
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
 
 
@@ -32,6 +34,8 @@ class Submission(Spec):
     cluster: dict[str, Any]
     run_id: str
     experiment_id: str | None = None
+    tasks: dict[str, str] = Field(default_factory=dict, description="KFP's name of a task -> stage, of those handed in")
+    submitted: float | None = Field(default=None, description="seconds since 1970; a retry is handed in again")
 
 
 class RunRecord(Spec):
@@ -51,10 +55,18 @@ class RunRecord(Spec):
     submission: Submission | None = None
     group: str | None = Field(default=None, description="the sweep it belongs to")
     failed_stage: str | None = None
+    process: str | None = Field(default=None, description="who runs it (pipelines/here/liveness.py); None: not known")
 
     def ended_as(self, state: State, failed_stage: str | None = None) -> "RunRecord":
         """The record of the run that ended now."""
         return self.model_copy(update={"state": state, "ended": time.time(), "failed_stage": failed_stage})
+
+
+class Unreadable(NamedTuple):
+    """A folder among the runs whose record cannot be read."""
+
+    name: str
+    reason: str
 
 
 def run_folder(root: str, run: str) -> str:
@@ -64,7 +76,8 @@ def run_folder(root: str, run: str) -> str:
 
 def write_run(root: str, record: RunRecord) -> None:
     """Write a run's record, atomically."""
-    storage.write_json(storage.join(run_folder(root, record.name), "run.json"), record.model_dump(mode="json"))
+    text = record.model_dump_json(indent=1) + "\n"  # in its own order: that of a recipe's phases is part of it
+    storage.write_bytes(storage.join(run_folder(root, record.name), "run.json"), text.encode())
 
 
 def run_names(root: str) -> list[str]:
@@ -91,8 +104,36 @@ def read_run(root: str, run: str) -> RunRecord:
 
 
 def read_runs(root: str) -> list[RunRecord]:
-    """Every run below a root, oldest first."""
-    return sorted((read_run(root, name) for name in run_names(root)), key=lambda record: record.started)
+    """Every run below a root that can be read, oldest first."""
+    return scan_runs(root)[0]
+
+
+def scan_runs(root: str) -> tuple[list[RunRecord], list[Unreadable]]:
+    """Every run below a root, oldest first, and the records that are broken or of another make, with the reason."""
+    folder = storage.join(storage.normalise(root), ".runs")
+    with ThreadPoolExecutor(_READERS) as readers:
+        found = list(readers.map(lambda name: _look(folder, name), storage.list_folders(folder)))
+    records = sorted((one for one in found if isinstance(one, RunRecord)), key=lambda record: record.started)
+    return records, [one for one in found if isinstance(one, Unreadable)]
+
+
+def _look(folder: str, name: str) -> RunRecord | Unreadable | None:
+    """The record in a folder; None where there is none, e.g. only what a failed stage left."""
+    uri = storage.join(folder, name, "run.json")
+    try:
+        if not storage.exists(uri):
+            return None
+        record = RunRecord.model_validate(storage.read_json(uri))
+    except ValidationError as error:
+        return Unreadable(name, _first_problem(error))
+    except StorageError as error:
+        return Unreadable(name, str(error))
+    return record if record.name == name else Unreadable(name, f"says that it is run {record.name!r}")
+
+
+def _first_problem(error: ValidationError) -> str:
+    first = error.errors(include_url=False, include_input=False)[0]
+    return f"{'.'.join(map(str, first['loc'])) or 'run.json'}: {first['msg'].lower()}"
 
 
 def versions() -> dict[str, str]:

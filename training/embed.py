@@ -8,7 +8,7 @@ Legend: N pairs of the set, D embedding.
 import re
 from collections.abc import Sequence
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 
 from data.errors import RecipeError, ShardError
 from data.features import write_keys
+from data.measurement import cpu_model
 from data.shards import ShardSet, read_parquet, write_parquet
 from data.shardwise import each_shard
 from data.stage import Outcome, Work
@@ -24,7 +25,9 @@ from training.embed_job import Job, Piece, forget_towers, put_together
 from training.embed_patches import FOREGROUND, TOKENS, UIDS, chosen_pairs, embed_patch_shard, patches_uri
 from training.embed_pictures import KEYS, embed_shard, rows_uri
 from training.embed_texts import distinct_texts, embed_piece, text_pieces, write_pieces
+from training.machine import visible_gpus
 from training.specs import EmbedSpec
+from training.workload import embedding_flops, models_of
 
 Ints = npt.NDArray[np.int64]
 
@@ -59,7 +62,23 @@ def run(spec: EmbedSpec, work: Work) -> Outcome:
     write_keys(work.out.uri, rows.uids, texts, rows.contents)
     record = work.parents["checkpoint"].record.metrics
     counts = {"pairs": len(rows.uids), "texts": len(texts), "embed_dim": job.embed_dim, "views": len(spec.views)}
-    return Outcome(counts | patches, {key: record.get(key) for key in ("logit_scale", "logit_bias")})
+    metrics = {key: record.get(key) for key in ("logit_scale", "logit_bias")}
+    return Outcome(counts | patches, metrics, measured=_measured(spec, work, len(rows.uids)))
+
+
+def _measured(spec: EmbedSpec, work: Work, pairs: int) -> dict[str, Any]:
+    """What the stage had and computed, for estimates."""
+    place, workers = work.place, max(1, work.place.data_workers)
+    gpus = workers * place.gpus_per_worker
+    names = visible_gpus() if gpus else []
+    threads = place.cpus_per_worker if gpus or not place.data_workers else 1
+    return {
+        "workers": workers,
+        "cpus": float(workers * threads),
+        "gpus": gpus,
+        "device": (names[0] if names else None) if gpus else cpu_model(),
+        "flops": embedding_flops(spec, pairs, models_of(work.parents)),
+    }
 
 
 def _check(spec: EmbedSpec) -> None:

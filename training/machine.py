@@ -126,6 +126,8 @@ def has_compiler() -> bool:
 def trains_elsewhere() -> str | None:
     """The address of the Ray cluster that would train, if that is another machine; its resources are not seen here."""
     address = os.environ.get("RAY_ADDRESS", "")
+    if "CLIPWORKS_IN_RAYJOB" in os.environ:  # this is the head, which only leads: its workers are other pods
+        return address or "auto"
     if not address or address in ("local", "auto"):
         return None
     host = address.removeprefix("ray://").rpartition(":")[0].strip("[]")

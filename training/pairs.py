@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from data.artifacts import Artifact
-from data.errors import ShardError
+from data.errors import ShardError, located
 from data.reader import PictureRange, ShardReader
 from data.selection import kept_uids
 from data.shards import CaptionLayer, ShardSet
@@ -116,7 +116,8 @@ class PairStore:
 def unreadable(shard_set: ShardSet, place: PictureRange, error: BaseException) -> ShardError:
     """What to tell of a picture that was read and cannot be decoded."""
     name = shard_set.shards[place.shard].name
-    return ShardError(f"uid {place.uid!r} in shard {name}: not a readable image ({error}); run `clipworks verify`")
+    told = f"uid {place.uid!r} in shard {name}: not a readable image ({error}); run `clipworks verify`"
+    return located(ShardError(told), uid=place.uid, shard=name)
 
 
 def open_pairs(pairs: Artifact, selection: Artifact, layers: Sequence[Artifact]) -> PairStore:

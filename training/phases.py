@@ -15,6 +15,7 @@ from data import storage
 from data.artifacts import Artifact, open_artifact
 from data.errors import ModelError
 from data.events import Events
+from data.measurement import cpu_model
 from data.place import Place
 from training import surgeries
 from training.checkpoints import Ledger, LogLine, best_step
@@ -212,6 +213,17 @@ class StageRun:
         text = "".join(json.dumps(line) + "\n" for line in lines)
         storage.write_bytes(storage.join(self.out_uri, "metrics.jsonl"), text.encode())
         final = {key: value for key, value in lines[-1].items() if key != "phase"} if lines else {}
-        counts, metrics, _ = checkpoint_outcome(towers, checks=self.checks, final=final)
-        counts |= {"pairs": len(self.store), "samples_seen": self.total}
-        storage.write_json(storage.join(self.ledger.state_uri, "outcome.json"), {"counts": counts, "metrics": metrics})
+        made = checkpoint_outcome(towers, checks=self.checks, final=final)
+        counts = made.counts | {"pairs": len(self.store), "samples_seen": self.total}
+        outcome = {"counts": counts, "metrics": made.metrics, "measured": self.measured()}
+        storage.write_json(storage.join(self.ledger.state_uri, "outcome.json"), outcome)
+
+    def measured(self) -> dict[str, Any]:
+        """What the ranks had, for estimates."""
+        is_gpu, place = self.device.type == "cuda", self.place
+        return {
+            "workers": self.world_size,
+            "cpus": float(self.world_size * place.cpus_per_worker),
+            "gpus": self.world_size * place.gpus_per_worker if is_gpu else 0,
+            "device": torch.cuda.get_device_name(self.device) if is_gpu else cpu_model(),
+        }

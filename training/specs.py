@@ -33,6 +33,7 @@ class ModelSpec(StageSpec):
     """
 
     MAKES: ClassVar[str] = "checkpoint"
+    ON_RAY: ClassVar[bool] = False
     kind: Literal["model"] = "model"
     architecture: str | dict[str, Any] | None = Field(
         default=None, description="open_clip model name, or an open_clip model config"
@@ -59,6 +60,11 @@ class ModelSpec(StageSpec):
     def weights_file(self) -> str | None:
         """`pretrained` where it is a file."""
         return self.pretrained if self.pretrained and self.pretrained.endswith(".safetensors") else None
+
+    def workload(self, parents: Mapping[str, Mapping[str, int]]) -> int:
+        """Its time does not depend on pairs."""
+        del parents
+        return 0
 
     def source_identity(self) -> dict[str, Any]:
         """Digests of the folder or the weights file that it reads."""
@@ -317,6 +323,11 @@ class TrainSpec(StageSpec):
     checkpoint_every_samples: Annotated[int, Operational] = Field(default=25_600, ge=1)
     log_every_steps: Annotated[int, Operational] = Field(default=10, ge=1)
 
+    def workload(self, parents: Mapping[str, Mapping[str, int]]) -> int:
+        """Pairs of all optimizer steps."""
+        del parents
+        return sum(phase.steps * phase.global_batch_size for phase in self.phases.values())
+
     def build(self) -> StageFunction:
         """The training function."""
         from training.fit import run
@@ -392,6 +403,13 @@ class EmbedSpec(StageSpec):
     prompts: tuple[Prompts, ...] = ()
     queries: tuple[str, ...] = ()
     chunk_pairs: Annotated[int, Operational] = Field(default=256, ge=1)
+
+    def workload(self, parents: Mapping[str, Mapping[str, int]]) -> int | None:
+        """Pairs of its splits; where the split is not made yet, all pairs: at most so many."""
+        counts = parents.get("split", {})
+        if all(name in counts for name in self.splits):
+            return sum(counts[name] for name in self.splits)
+        return super().workload(parents)
 
     def build(self) -> StageFunction:
         """The embed function."""

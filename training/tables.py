@@ -4,12 +4,13 @@ Read from the artifact's files by their format alone, because what makes them is
 """
 
 import hashlib
-from collections import defaultdict
+from collections import Counter, defaultdict
 from typing import Any, NamedTuple
 
 from data import storage
 from data.artifacts import Artifact
 from data.shards import read_parquet
+from training.table_pictures import COLUMNS, examples
 
 _KINDS = ("evaluation", "report")
 _NUMBERS = (
@@ -22,6 +23,7 @@ _DIFFERENCES = (
 )  # fmt: skip
 _MISTAKES = ("set", "split", "task", "direction", "sample", "label", "prediction")
 _CLASSES = ("set", "split", "task", "class", "n", "recall")
+_CONFUSIONS = ("set", "split", "task", "label", "prediction", "count", "n")
 _MOST_TASKS, _MOST_ROWS = 30, 10  # a run's tables stay below some hundred kilobytes
 
 
@@ -41,6 +43,7 @@ def tables_of(artifact: Artifact) -> dict[str, Table]:
     found = {"numbers": _table((*named, *_NUMBERS), report["rows"])}
     if artifact.record.kind == "report":
         found["differences"] = _table(_DIFFERENCES, report["differences"])
+        found["examples"] = Table(list(COLUMNS), examples(artifact))
     else:
         found |= _samples(artifact, report["rows"])
     return {name: table for name, table in found.items() if table.rows}
@@ -54,6 +57,7 @@ def _samples(evaluation: Artifact, entries: list[dict[str, Any]]) -> dict[str, T
     """Mistakes of every task, picked by a hash of their name, and the classes with the lowest recall."""
     mistakes: list[dict[str, Any]] = []
     classes: list[dict[str, Any]] = []
+    confusions: list[dict[str, Any]] = []
     files = {entry["file"]: entry for entry in reversed(entries) if not entry["baseline"]}
     for entry in list(files.values())[::-1][:_MOST_TASKS]:
         rows = _asked(evaluation, entry["file"])
@@ -63,7 +67,11 @@ def _samples(evaluation: Artifact, entries: list[dict[str, Any]]) -> dict[str, T
         mistakes += [where | row for row in wrong[:_MOST_ROWS]]
         if entry["kind"] == "zero_shot":
             classes += [where | one for one in _worst_classes(rows)]
-    return {"mistakes": _table(_MISTAKES, mistakes), "worst_classes": _table(_CLASSES, classes)}
+            confusions += [where | one for one in _confusions(rows)]
+    return {
+        "mistakes": _table(_MISTAKES, mistakes), "worst_classes": _table(_CLASSES, classes),
+        "confusions": _table(_CONFUSIONS, confusions),
+    }  # fmt: skip
 
 
 def _asked(evaluation: Artifact, file: str) -> list[dict[str, Any]]:
@@ -83,4 +91,15 @@ def _worst_classes(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [
         {"class": name, "n": len(right[name]), "recall": sum(right[name]) / len(right[name])}
         for name in order[:_MOST_ROWS]
+    ]
+
+
+def _confusions(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The commonest mistakes: which class was taken for which, of how many of it."""
+    asked = Counter(row["label"] for row in rows)
+    taken = Counter((row["label"], row["prediction"]) for row in rows if row["correct"] == 0)
+    order = sorted(taken, key=lambda pair: (-taken[pair], pair))
+    return [
+        {"label": label, "prediction": prediction, "count": taken[label, prediction], "n": asked[label]}
+        for label, prediction in order[:_MOST_ROWS]
     ]

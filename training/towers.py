@@ -307,6 +307,17 @@ def run(spec: ModelSpec, work: Work) -> Outcome:
         save_towers(towers, work.out.uri)
         return checkpoint_outcome(towers, origin=origin.fingerprint if origin else None)
     assert spec.architecture is not None, "the spec has one source"
-    towers = create_towers(spec.architecture, spec.pretrained, spec.seed)
+    with _here(spec.pretrained) as weights:
+        towers = create_towers(spec.architecture, weights, spec.seed)
     save_towers(towers, work.out.uri)
     return checkpoint_outcome(towers)
+
+
+@contextmanager
+def _here(pretrained: str | None) -> Iterator[str | None]:
+    """A tag, or a weights file on this machine."""
+    if pretrained is None or storage.is_local(pretrained):
+        yield pretrained
+        return
+    with storage.local_copy(pretrained) as path:
+        yield str(path)

@@ -1,8 +1,8 @@
 """Weights & Biases from the stages' events: one run a stage that really ran, grouped by the run's name.
 
 No stage talks to W&B. On this machine one process follows the event files of the whole run, until its input is closed
-(`python -m training.tracking JOB.json`); in a pod a thread follows the one stage. Measured on 2 cores, offline: 1 s to
-import wandb, 0.7 s for its first run, 0.16 s for each further one.
+(`python -m training.tracking JOB.json`); in a pod a thread follows the one stage. A reused stage gets a run, tagged
+`reused`, only where no W&B run of this folder has made its artifact: with it the lineage is complete.
 """
 
 import json
@@ -11,40 +11,33 @@ import sys
 import tempfile
 import threading
 import time
+import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, cast
+from typing import Any, Literal, cast
 
 from data import storage
-from data.artifacts import Artifact, Output, open_artifact
-from data.events import read_events
+from data.artifacts import Output, open_artifact
+from data.events import EventLog
 from data.place import Place
 from data.stage import StageSpec
-from training.tables import tables_of
+from training.wandb_runs import (
+    REUSED,
+    Tracked,
+    Where,
+    flat,
+    log_lineage,
+    log_result,
+    noted,
+    start_run,
+    summary,
+)
 
+__all__ = ["StageTracker", "Tracked", "Where", "flat", "follow", "start_run", "summary", "track_stage"]
 _POLL_SECONDS = 2.0
 _END_SECONDS = 60.0
 _LIVE = ("online",)
-
-
-class Tracked(NamedTuple):
-    """One stage to follow."""
-
-    stage: str
-    kind: str
-    config: dict[str, Any]
-    events_uri: str
-
-
-class Where(NamedTuple):
-    """Which W&B project, group and folder."""
-
-    mode: Literal["offline", "online", "disabled"]
-    project: str
-    group: str
-    folder: str
-    since: float
 
 
 class StageTracker:
@@ -53,13 +46,22 @@ class StageTracker:
     def __init__(self, stage: Tracked, where: Where) -> None:
         self._stage, self._where = stage, where
         self._run: Any = None
+        self._log = EventLog(stage.events_uri)
         self._sent: set[str] = set()
         self.is_done = False
+
+    def follow(self) -> None:
+        """Send what is new; where W&B fails, say so in the log and leave this stage, not the others, untold."""
+        try:
+            self.poll()
+        except Exception:  # noqa: BLE001 - whatever a service is down with; the run goes on without it
+            traceback.print_exc()
+            self._run, self.is_done = None, True
 
     def poll(self) -> None:
         """Send what is new."""
         since = round(self._where.since, 3)  # events give their time in milliseconds
-        events = [event for event in read_events(self._stage.events_uri) if event["time"] >= since]
+        events = [event for event in self._log.read() if event["time"] >= since]
         if not self._run and not self._should_start(events):
             return
         for event in events:
@@ -83,20 +85,11 @@ class StageTracker:
         elif kind == "metrics":
             self._run.log(event["values"], step=int(event["step"]))
         elif kind == "finished":
-            artifact = open_artifact(event["artifact"])
-            self._run.summary.update(summary(artifact, event["seconds"]))
-            self._log_tables(artifact)
+            log_result(self._run, open_artifact(event["artifact"]), event["seconds"])
             self.close("finished")
         elif kind == "failed":
             self._run.summary.update({"error": f"{event['error']}: {event['message']}"})
             self.close("failed", exit_code=1)
-
-    def _log_tables(self, artifact: Artifact) -> None:
-        tables = tables_of(artifact)
-        if tables:
-            import wandb
-
-            self._run.log({name: wandb.Table(columns=list(c), data=list(rows)) for name, (c, rows) in tables.items()})
 
     def close(self, why: str, exit_code: int = 0) -> None:
         """End the W&B run, if there is one."""
@@ -106,65 +99,42 @@ class StageTracker:
             self._run, self.is_done = None, why in ("finished", "failed")
 
 
-def start_run(stage: Tracked, where: Where) -> Any:
-    """Start a W&B run with the stage's resolved config."""
-    import wandb
-
-    settings = wandb.Settings(
-        silent=True, console="off", disable_git=True, save_code=False, disable_job_creation=True,
-        x_disable_stats=True, x_disable_meta=True, x_disable_machine_info=True,
-    )  # fmt: skip
-    Path(where.folder).mkdir(parents=True, exist_ok=True)
-    os.environ.setdefault("WANDB_DATA_DIR", where.folder)
-    return wandb.init(
-        mode=where.mode, project=where.project, group=where.group, name=stage.stage, job_type=stage.kind,
-        config=stage.config, dir=where.folder, reinit="create_new", settings=settings,
-    )  # fmt: skip
-
-
-def summary(artifact: Artifact, seconds: float) -> dict[str, Any]:
-    """What the record says, flat, with the artifact's lineage by fingerprint."""
-    record = artifact.record
-    return {
-        "artifact": storage.name_of(artifact.uri),
-        "fingerprint": record.fingerprint,
-        "seconds": seconds,
-        **{f"counts/{name}": count for name, count in record.counts.items()},
-        **{f"parents/{role}": print_ for role, print_ in record.parents.items()},
-        **flat(record.metrics),
-    }
-
-
-def flat(metrics: Any, prefix: str = "") -> dict[str, Any]:
-    """Nested metrics by path, lists left out: they are in the report."""
-    if isinstance(metrics, dict):
-        inner = (flat(value, f"{prefix}/{name}" if prefix else name) for name, value in metrics.items())
-        return {path: number for part in inner for path, number in part.items()}
-    return {prefix: metrics} if isinstance(metrics, int | float | str | bool) else {}
-
-
 def follow(stages: list[Tracked], where: Where, stop: threading.Event) -> None:
     """Follow the stages until all have ended or `stop` is set; then once more."""
-    trackers = [StageTracker(stage, where) for stage in stages]
+    _log_reused([stage for stage in stages if stage.artifact], where)
+    trackers = [StageTracker(stage, where) for stage in stages if not stage.artifact]
     while not stop.wait(_POLL_SECONDS):
         for tracker in trackers:
             if not tracker.is_done:
-                tracker.poll()
+                tracker.follow()
     for tracker in trackers:
         if not tracker.is_done:
-            tracker.poll()
+            tracker.follow()
         tracker.close("stopped", exit_code=1)
+
+
+def _log_reused(stages: list[Tracked], where: Where) -> None:
+    """A small run for each artifact whose making no run of this folder has told."""
+    known = noted(where.folder) if stages else set()
+    for stage in stages:
+        if stage.fingerprint in known:
+            continue
+        run, artifact = start_run(stage, where, [REUSED]), open_artifact(stage.artifact)
+        run.summary.update({**summary(artifact, None), "ended": REUSED})
+        log_lineage(run, artifact)
+        run.finish()
 
 
 @contextmanager
 def track_stage(name: str, spec: StageSpec, parent_uris: Mapping[str, str], place: Place, group: str) -> Iterator[None]:
     """Follow one stage's events from a thread of this process, for a pod, where no other process does."""
     prints = {role: open_artifact(uri).fingerprint for role, uri in parent_uris.items()}
-    events_uri = Output(place.root, name, spec.fingerprint(prints)).events_uri
-    stage = Tracked(name, spec.kind, spec.model_dump(mode="json"), events_uri)
+    print_ = spec.fingerprint(prints)
+    events_uri = Output(place.root, name, print_).events_uri
+    stage = Tracked(name, spec.kind, spec.model_dump(mode="json"), events_uri, print_, prints)
     stop, folder = threading.Event(), tempfile.mkdtemp(prefix="wandb-")
     mode = cast(Literal["offline", "online", "disabled"], place.wandb_mode)
-    where = Where(mode, place.wandb_project, group, folder, time.time())
+    where = Where(mode, place.wandb_project, group, folder, time.time(), _shared(place, group))
     thread = threading.Thread(target=follow, args=([stage], where, stop), daemon=True)
     thread.start()
     try:
@@ -172,6 +142,14 @@ def track_stage(name: str, spec: StageSpec, parent_uris: Mapping[str, str], plac
     finally:
         stop.set()
         thread.join(_END_SECONDS)
+
+
+def _shared(place: Place, run: str) -> dict[str, Any]:
+    """What the record of the run says of all its stages; only the place for a stage outside a recorded run."""
+    uri = storage.join(storage.normalise(place.root), ".runs", run, "run.json")
+    record = storage.read_json(uri) if storage.exists(uri) else {}
+    said = {name: record[name] for name in ("recipe", "versions", "image", "code") if record.get(name)}
+    return {**said, "place": place.model_dump(mode="json")}
 
 
 def _wait_for_end(stop: threading.Event) -> None:

@@ -65,6 +65,11 @@ class Watchdog:
         self._number, self._doing, self._since = self._number + 1, doing, time.monotonic()
         self._pairs = self._pairs if pairs is None else pairs
 
+    @property
+    def said(self) -> str:
+        """What the loop last said it does, and with which pairs."""
+        return f"{self._doing} ({self._pairs})" if self._pairs else self._doing
+
     def _watch(self) -> None:
         while not self._stop.wait(self._look_seconds):
             seconds = time.monotonic() - self._since

@@ -5,6 +5,7 @@ torch's DataLoader notices a killed worker at once only in a process's main thre
 anonymous shared memory, and a line in a shared table that says which pair it reads and since when.
 """
 
+import gc
 import multiprocessing
 import os
 import signal
@@ -106,9 +107,10 @@ class ForkedPieces:
 
 def _work(maker_of: Callable[[int], Maker], worker: int, end: Connection, slots: Pixels, parent: int) -> None:
     """A worker's life: receive and read a piece ahead in one thread, make pieces in the other."""
+    gc.freeze()  # garbage of the rank is not ours to collect: an old process group would wait for threads it lost here
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the rank gets it too, and ends its workers
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    threading.Thread(target=_die_with, args=(parent,), daemon=True).start()
+    threading.Thread(target=die_with, args=(parent,), daemon=True).start()
     torch.set_num_threads(1)
     try:
         maker = maker_of(worker)
@@ -120,7 +122,8 @@ def _work(maker_of: Callable[[int], Maker], worker: int, end: Connection, slots:
         end.send(_portable(error))
 
 
-def _die_with(parent: int) -> None:
+def die_with(parent: int) -> None:
+    """End this process soon after its parent has gone, however that ended; for a thread."""
     while os.getppid() == parent:
         time.sleep(1)
     os._exit(0)

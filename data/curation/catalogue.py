@@ -3,7 +3,7 @@
 from collections.abc import Collection
 
 from data import storage
-from data.artifacts import RECORD_NAME, Artifact, open_artifact
+from data.artifacts import Artifact, artifacts_below
 
 
 class Catalogue:
@@ -12,11 +12,8 @@ class Catalogue:
     def __init__(self, root_uri: str, names: Collection[str] | None = None) -> None:
         self.root_uri = storage.normalise(root_uri)
         self._by_print: dict[str, Artifact] = {}
-        for name in storage.list_folders(self.root_uri):
-            uri = storage.join(self.root_uri, name)
-            if (names is None or name in names) and storage.exists(storage.join(uri, RECORD_NAME)):
-                artifact = open_artifact(uri)
-                self._by_print.setdefault(artifact.fingerprint, artifact)
+        for artifact in artifacts_below(self.root_uri, names=names):
+            self._by_print.setdefault(artifact.fingerprint, artifact)
 
     def find(self, print_: str | None) -> Artifact | None:
         """The artifact with this fingerprint; None where it is not below the root."""

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from data import storage
+from data.errors import locating
 from data.pools import Dropped
 from data.shards import Shard
 from data.stage import Work
@@ -25,7 +26,8 @@ def resume(work: Work, name: str, make: Callable[[], Packed]) -> Packed:
         shard = Shard(**state["shard"]) if state["shard"] else None
         if shard is None or storage.exists(work.out.at("index", f"{shard.name}.parquet")):
             return Packed(shard, [Dropped(*row) for row in state["dropped"]], state["counts"])
-    made = make()
+    with locating(shard=name):
+        made = make()
     fields = made.shard._asdict() if made.shard else None
     storage.write_json(state_uri, {"shard": fields, "dropped": made.dropped, "counts": made.counts})
     return made

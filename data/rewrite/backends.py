@@ -7,7 +7,8 @@ first newline. An API key comes from CLIPWORKS_LLM_API_KEY and reaches neither a
 import importlib
 import json
 import os
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from importlib import metadata
 from pathlib import Path
 from types import TracebackType
@@ -16,6 +17,7 @@ from urllib.parse import urlsplit
 
 import urllib3
 
+from data import storage
 from data.errors import BackendError
 from data.place import Place
 from data.rewrite.prompts import Request
@@ -89,7 +91,8 @@ class Embedded(_Closing):
 
     def __init__(self, spec: RewriteSpec, llm: EmbeddedLLM, threads: int) -> None:
         self.spec, self.concurrency = spec, llm.slots
-        path = model_file(llm.model)
+        self._copy = ExitStack()
+        path = self._copy.enter_context(_model_here(llm.model))
         xllamacpp = _import_xllamacpp()
         params = xllamacpp.CommonParams()
         params.model.path = str(path)
@@ -106,6 +109,7 @@ class Embedded(_Closing):
     def close(self) -> None:
         """Free the model."""
         self._server = None
+        self._copy.close()
 
 
 def _import_xllamacpp() -> Any:
@@ -123,6 +127,16 @@ def _import_xllamacpp() -> Any:
     finally:
         if before is None:
             del os.environ["OMP_WAIT_POLICY"]
+
+
+@contextmanager
+def _model_here(model: str) -> Iterator[Path]:
+    """The model's file on this machine; a copy of one in a bucket."""
+    if storage.is_local(model):
+        yield model_file(model)
+        return
+    with storage.local_copy(model) as path:
+        yield path
 
 
 def model_file(model: str) -> Path:

@@ -16,13 +16,13 @@ _SMOOTHED_POINTS = 40
 
 def loss_curve(lines: Sequence[Mapping[str, Any]], title: str) -> Markup:
     """Loss over pairs seen, phases one after another and marked; faint as logged, strong as a running mean."""
-    seen, starts = _continuous(lines)
+    seen, starts = continuous(lines)
     loss = np.array([float(line["loss"]) for line in lines])
     with styled():
         figure, axes = figure_of(4.4, 2.35)
         axes.plot(seen, loss, color=QUIET, linewidth=0.9)
         for start, end in zip(starts, [*starts[1:], len(lines)], strict=True):
-            axes.plot(seen[start:end], _smoothed(loss[start:end]), color=ACCENT)
+            axes.plot(seen[start:end], smoothed(loss[start:end]), color=ACCENT)
         _mark_phases(axes, [(seen[start], str(lines[start].get("phase", ""))) for start in starts])
         axes.set_xlabel("pairs seen")
         axes.set_ylabel("loss")
@@ -51,19 +51,19 @@ def entry_histogram(edges: Sequence[float], before: Sequence[int], after: Sequen
         return to_svg(figure, "Entries by the pairs they match, before and after balancing")
 
 
-def _continuous(lines: Sequence[Mapping[str, Any]]) -> tuple[np.ndarray[Any, np.dtype[np.float64]], list[int]]:
+def continuous(lines: Sequence[Mapping[str, Any]]) -> tuple[np.ndarray[Any, np.dtype[np.float64]], list[int]]:
     """Pairs seen over all phases (each may start at 0 again), and the line every phase starts at."""
     seen, starts, offset, last = np.zeros(len(lines)), [0], 0.0, 0.0
     for number, line in enumerate(lines):
         own = float(line["samples_seen"])
         if number and line.get("phase") != lines[number - 1].get("phase"):
             starts.append(number)
-            offset += last if own < last else 0.0
+            offset += last if own <= last else 0.0
         seen[number], last = offset + own, own
     return seen, starts
 
 
-def _smoothed(values: np.ndarray[Any, np.dtype[np.float64]]) -> np.ndarray[Any, np.dtype[np.float64]]:
+def smoothed(values: np.ndarray[Any, np.dtype[np.float64]]) -> np.ndarray[Any, np.dtype[np.float64]]:
     """Centred running mean over about 1/40 of the points, shorter at the ends."""
     half = len(values) // _SMOOTHED_POINTS
     total = np.concatenate([[0.0], np.cumsum(values)])

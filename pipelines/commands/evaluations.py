@@ -94,7 +94,7 @@ def evaluate(options: argparse.Namespace) -> int:
     if options.dry_run:
         sys.stdout.write(recipe.to_yaml())
         return 0
-    from pipelines.local import run_recipe
+    from pipelines.here.local import run_recipe
 
     console = make_console()
     for name, reason in suite.skipped.items():

@@ -2,11 +2,11 @@
 
 import argparse
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
+from data import storage
 from data.errors import RecipeError
 from data.place import Place
 from pipelines.explain import explain
@@ -65,7 +65,7 @@ def parse_place(value: dict[str, Any], origin: str) -> Place:
 def read_text(path: str) -> str:
     """The text of a file that the user named."""
     try:
-        return Path(path).read_text(encoding="utf-8")
+        return storage.read_text(path)
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not text"
         raise RecipeError(f"{path}: cannot read: {reason}; give a YAML or JSON file") from error

@@ -2,7 +2,6 @@
 
 import argparse
 import sys
-from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
@@ -72,7 +71,7 @@ def why(options: argparse.Namespace) -> int:
 def ingest(options: argparse.Namespace) -> int:
     """Make a shard set without a pipeline."""
     spec, place = _ingest_spec(options), parse_place({"root": options.root}, "--root")
-    from pipelines.alone import run_alone
+    from pipelines.here.alone import run_alone
 
     run_alone(options.name, spec, place, make_console())
     return 0
@@ -95,7 +94,7 @@ def search(options: argparse.Namespace) -> int:
     """Find pictures by text."""
     from evaluation.search import search as search_pictures
 
-    found = search_pictures(options.checkpoint, " ".join(options.query), top=options.top, sheet=Path(options.output))
+    found = search_pictures(options.checkpoint, " ".join(options.query), top=options.top, sheet=options.output)
     for hit in found:
         sys.stdout.write(f"{hit.similarity:.3f}  {hit.uid}  {hit.caption}\n")
     sys.stdout.write(f"{options.output}\n")

@@ -3,13 +3,29 @@
 import argparse
 import json
 import sys
+from contextlib import nullcontext
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from data.errors import UserError
+from data.errors import RecipeError, UserError
+from data.storage import is_local, local_output
+from pipelines.commands.budget import budget_options, keep_to_budget
 from pipelines.commands.options import Add, make_console, read_place, read_recipe, recipe_options, set_option
 from pipelines.overrides import override
 from pipelines.recipe import load_recipe, recipe_names
 
+if TYPE_CHECKING:
+    from data.place import Place
+    from pipelines.cluster.spec import Cluster
+
+_PLAN_EXAMPLES = """examples:
+  clipworks plan quickstart
+  clipworks plan mine.yaml --on cluster.yaml --measured runs
+  clipworks plan mine.yaml --on cluster.yaml --budget 50 --json
+
+An estimate says what it rests on: runs below the root and the roots of --measured, of the same kind of device.
+What is not known stays `?`, and a sum that lacks a part says "at least".
+"""
 _PREFLIGHT_EXAMPLES = """examples:
   clipworks preflight quickstart
   clipworks preflight mine.yaml --place place.yaml --root s3://bucket/clipworks
@@ -22,9 +38,15 @@ def add_commands(add: Add) -> None:
     run_parser = add("run", help="run a recipe on this machine, reusing what is complete")
     recipe_options(run_parser)
     run_parser.add_argument("--name", help="the run's name; default: the recipe's name and the time")
+    budget_options(run_parser)
     run_parser.set_defaults(do=run)
-    plan_parser = add("plan", help="say per stage: reuse or run, pairs, estimated time")
+    plan_parser = add(
+        "plan", help="say per stage: reuse or run, pairs, time, bytes; on a cluster GPU-hours and money too",
+        epilog=_PLAN_EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
     recipe_options(plan_parser)
+    plan_parser.add_argument("--on", metavar="CLUSTER", help="YAML file of the cluster it would run on")
+    budget_options(plan_parser)
     plan_parser.add_argument("--json", action="store_true", help="print the plan as JSON")
     plan_parser.set_defaults(do=plan)
     preflight_parser = add(
@@ -36,6 +58,7 @@ def add_commands(add: Add) -> None:
     preflight_parser.set_defaults(do=preflight)
     compile_ = add("compile", help="write a recipe's Kubeflow pipeline (IR YAML)")
     recipe_options(compile_)
+    compile_.add_argument("--on", metavar="CLUSTER", help="YAML file of the cluster whose pods it is for")
     compile_.add_argument("-o", "--output", required=True, metavar="FILE", help=".yaml file to write")
     compile_.set_defaults(do=compile_pipeline)
     recipe = add("recipe", help="list the built-in recipes, or show one as YAML")
@@ -51,44 +74,54 @@ def add_commands(add: Add) -> None:
 def run(options: argparse.Namespace) -> int:
     """Run a recipe here."""
     recipe, place = read_recipe(options), read_place(options)
-    from pipelines.local import run_recipe
+    from pipelines.here.local import run_recipe
 
+    keep_to_budget(options, recipe, place)
     run_recipe(recipe, place, options.name, options.again, make_console())
     return 0
 
 
 def plan(options: argparse.Namespace) -> int:
-    """Say what a run would do."""
-    recipe, place = read_recipe(options), read_place(options)
-    from pipelines.plan import duration, make_plan, plan_rows, total_seconds
+    """Say what a run would do and take; exit code 2 where that is above the budget."""
+    from pipelines.planning.budget import check_budget, parse_budget
+    from pipelines.planning.cost import estimate_run
+    from pipelines.planning.plan import make_plan
+    from pipelines.planning.text import as_json, show_plan
 
-    plans = make_plan(recipe, place)
+    recipe, (place, cluster) = read_recipe(options), _where(options)
+    budget = options.budget and parse_budget(options.budget, cluster.prices.currency if cluster else None)
+    plans = make_plan(recipe, place, options.measured)
+    estimate = estimate_run(recipe, plans, place, cluster, options.measured)
     if options.json:
-        sys.stdout.write(json.dumps(plan_rows(plans), indent=1) + "\n")
-        return 0
-    from rich.table import Table
-
-    table = Table(box=None, pad_edge=False)
-    for heading in ("stage", "kind", "do", "artifact", "pairs", "time"):
-        table.add_column(heading, justify="right" if heading in ("pairs", "time") else "left", overflow="fold")
-    for row in plan_rows(plans):
-        pairs = "?" if row["pairs"] is None else f"{row['pairs']:,}"
-        time = "-" if row["do"] == "reuse" else duration(row["seconds"])
-        table.add_row(row["stage"], row["kind"], row["do"], row["artifact"] or "?", pairs, time)
-    console = make_console()
-    console.print(table)
-    for one in plans:
-        if one.problem:
-            console.print(f"stages.{one.name}: {one.problem}", markup=False, highlight=False, soft_wrap=True)
-    seconds, basis = total_seconds(recipe, plans)
-    console.print(f"time: {duration(seconds)}, from {basis}", markup=False, highlight=False, soft_wrap=True)
+        sys.stdout.write(json.dumps(as_json(estimate), indent=1) + "\n")
+    else:
+        show_plan(estimate, make_console())
+    if budget:
+        sys.stdout.flush()
+        check_budget(estimate, budget, options.budget_unknown_ok)
     return 0
+
+
+def _where(options: argparse.Namespace) -> "tuple[Place, Cluster | None]":
+    """The cluster's place, or that of this machine.
+
+    Raises:
+        RecipeError: both were named.
+    """
+    if not options.on:
+        return read_place(options), None
+    from pipelines.cluster.spec import read_cluster
+
+    if options.place or options.root:
+        raise RecipeError(f"--on {options.on}: has its own place; leave out --place and --root")
+    cluster = read_cluster(options.on)
+    return cluster.whole_place(), cluster
 
 
 def preflight(options: argparse.Namespace) -> int:
     """Say what of the training fits the place; exit code 2 where something does not."""
     recipe, place = read_recipe(options), read_place(options)
-    from pipelines import ready
+    from pipelines.planning import ready
 
     sections = ready.look(recipe, place)
     if options.json:
@@ -100,10 +133,11 @@ def preflight(options: argparse.Namespace) -> int:
 
 def compile_pipeline(options: argparse.Namespace) -> int:
     """Write the IR YAML."""
-    recipe, place = read_recipe(options), read_place(options)
     from pipelines import graph
 
-    graph.compile_pipeline(recipe, place, Path(options.output))
+    recipe, (place, cluster) = read_recipe(options), _where(options)
+    with nullcontext(Path(options.output)) if is_local(options.output) else local_output(options.output) as path:
+        graph.compile_pipeline(recipe, place, path, cluster)
     sys.stdout.write(f"{options.output}: {len(recipe.stages)} tasks, image {place.image}, root {place.root}\n")
     return 0
 

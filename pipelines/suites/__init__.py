@@ -3,9 +3,9 @@
 from collections.abc import Callable
 from functools import partial
 from importlib import import_module
-from pathlib import Path
 from typing import NamedTuple
 
+from data import storage
 from data.errors import RecipeError, nearest
 from pipelines.suites.spec import Suite, parse_suite
 
@@ -60,7 +60,7 @@ def load_suite(name_or_path: str, data: str | None = None) -> Suite:
 
 def _read(path: str) -> Suite:
     try:
-        text = Path(path).read_text(encoding="utf-8")
+        text = storage.read_text(path)
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not text"
         raise RecipeError(f"--suite {path}: cannot read: {reason}; `clipworks suite list` has built-in ones") from error

@@ -4,7 +4,6 @@ Each is scored by its type: zero-shot classification, mAP, retrieval; linear pro
 """
 
 from collections.abc import Mapping
-from pathlib import Path
 
 from data import storage
 from data.errors import RecipeError
@@ -74,7 +73,7 @@ def suite(data: str, group: str = "") -> Suite:
 
 def _listed(data: str) -> dict[str, str]:
     try:
-        lines = Path(data).read_text(encoding="utf-8").splitlines()
+        lines = storage.read_text(data).splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise RecipeError(f"--data {data}: cannot read; give a text file with an address a line") from error
     return {_folder_name(line.strip()): line.strip() for line in lines if line.strip()}

@@ -5,7 +5,7 @@ import re
 import subprocess
 import sys
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -149,15 +149,17 @@ def test_what_has_no_record_is_neither_opened_nor_found(root: str) -> None:
 
 
 def test_a_crash_while_the_record_is_written_leaves_nothing_visible(root: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = storage.write_json
+    def crash_at_the_record(write: Callable[[str, bytes], Any]) -> Callable[[str, bytes], Any]:
+        def crash(uri: str, content: bytes) -> Any:
+            if uri.endswith(RECORD_NAME):
+                raise KeyboardInterrupt
+            return write(uri, content)
 
-    def crash(uri: str, value: Any) -> None:
-        if uri.endswith(RECORD_NAME):
-            raise KeyboardInterrupt
-        real(uri, value)
+        return crash
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(storage, "write_json", crash)
+        for name in ("write_bytes", "create_bytes"):
+            patch.setattr(storage, name, crash_at_the_record(getattr(storage, name)))
         make(root, "ingest", "a")
     print_ = fingerprint("ingest", 1, {"seed": "a"}, {})
     assert find_fingerprint(root, print_) is None

@@ -7,7 +7,7 @@ import pytest
 
 from data import storage
 from data.artifacts import Output
-from data.errors import ShardError
+from data.errors import ShardError, facts_of
 from data.events import Events, read_events
 from data.place import Place
 from data.shardwise import Summary, _Task, each_shard
@@ -131,3 +131,13 @@ def test_a_shard_that_ends_every_worker_is_named_and_another_run_tries_again(tmp
         task.on_worker(1, "second")
     assert task.on_worker(1, "second") == 1
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.json", "b.json", "b.json.first"]
+
+
+@pytest.mark.parametrize(("unit", "what"), [("shards", "shard"), ("pieces", "piece")])
+def test_an_error_says_in_which_shard_it_happened_defects_too(work: Work, unit: str, what: str) -> None:
+    def do(number: int) -> Summary:
+        return {"number": 1 // (number - 1)}
+
+    with pytest.raises(ZeroDivisionError) as caught:
+        each_shard(work, "step", _NAMES, do, unit=unit)
+    assert facts_of(caught.value) == {what: "a"}

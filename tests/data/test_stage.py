@@ -3,7 +3,7 @@
 import subprocess
 import sys
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -14,8 +14,9 @@ from data import storage
 from data.artifacts import Output, find_fingerprint, open_artifact
 from data.errors import ArtifactError, StorageError
 from data.events import read_events
+from data.measurement import measurement_uri, read_measurement
 from data.place import Place
-from data.spec import Operational, Spec, SplitRef
+from data.spec import Operational, Spec, SplitRef, digest
 from data.stage import Outcome, StageFunction, StageSpec, Work, run_stage
 
 MADE: list[str] = []
@@ -120,6 +121,41 @@ def test_a_stage_makes_its_artifact_and_says_so(place: Place) -> None:
     assert events_of(place, "numbers", Numbers()) == ["started", "finished"]
     timing = storage.read_json(storage.join(place.root, ".events", f"{storage.name_of(made.uri)}.timing.json"))
     assert timing["seconds"] >= 0
+    assert (timing["stage"], timing["kind"], timing["fingerprint"]) == ("numbers", "numbers", made.fingerprint)
+    assert timing["config"] == digest(made.record.config)
+    assert timing["is_whole"]
+    assert timing["bytes_written"] == sum(size for _, size in storage.list_files(made.uri, recursive=True))
+    assert "seconds" not in made.record.model_dump_json()  # a record holds no time
+
+
+def test_a_measurement_says_pairs_start_up_and_what_only_the_stage_knows(here: Place) -> None:
+    class Counted(Numbers):
+        def workload(self, parents: Mapping[str, Mapping[str, int]]) -> int:
+            return 7
+
+        def build(self) -> StageFunction:
+            def make(spec: Numbers, work: Work) -> Outcome:
+                work.events.progress(0, 3, "numbers")
+                return Outcome({"pairs": 3}, measured={"workers": 4, "gpus": 2, "device": "a GPU", "flops": 5.0})
+
+            return make
+
+    made = run_stage("numbers", Counted(), {}, here)
+    took = read_measurement(measurement_uri(here.root, storage.name_of(made.uri)))
+    assert took is not None
+    assert (took.pairs, took.workers, took.gpus, took.device, took.flops) == (7, 4, 2, "a GPU", 5.0)
+    assert took.start_seconds is not None
+    assert 0 <= took.start_seconds <= took.seconds
+
+
+def test_a_stage_that_went_on_where_another_process_stopped_is_not_measured_as_whole(here: Place) -> None:
+    out = Output(here.root, "numbers", Numbers().fingerprint({}))
+    with out.lock():
+        storage.write_json(storage.join(out.state_uri, "done.json"), {})  # what a killed process leaves
+    made = run_stage("numbers", Numbers(), {}, here)
+    took = read_measurement(measurement_uri(here.root, storage.name_of(made.uri)))
+    assert took is not None
+    assert not took.is_whole
 
 
 def test_the_same_stage_is_reused_under_any_name(place: Place) -> None:

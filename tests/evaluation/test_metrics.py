@@ -48,7 +48,7 @@ def test_a_tie_with_a_wrong_candidate_costs_a_rank_and_is_counted():
 
 
 def test_rounding_is_a_tie_and_an_opinion_is_not():
-    for gap, rank, ties in ((5e-7, 2, 1), (2e-6, 1, 0), (-5e-7, 2, 1), (-2e-6, 2, 0)):
+    for gap, rank, ties in ((3e-6, 2, 1), (8e-6, 1, 0), (-3e-6, 2, 1), (-8e-6, 2, 0)):
         found = rank_scores([np.array([[0.5, 0.5 - gap]])], [[0]])
         assert (found.rank[0], found.ties[0]) == (rank, ties), gap
 

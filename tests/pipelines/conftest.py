@@ -1,6 +1,8 @@
 """A small recipe with every kind of stage but rewrite, pairs for its data stages, and the command in this process."""
 
-from collections.abc import Callable
+import importlib.util
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -134,3 +136,43 @@ def refused(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
         return captured.err
 
     return run
+
+
+def _beside(name: str) -> Any:
+    """A module of helpers that lies in this folder; tests are no package."""
+    spec = importlib.util.spec_from_file_location(f"clipworks_tests_{name}", Path(__file__).with_name(f"{name}.py"))
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def kfp() -> Iterator[Any]:
+    """A Kubeflow Pipelines API on the loopback that executes what it gets (fake_kfp.py)."""
+    server = _beside("fake_kfp").FakeKfp()
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def pods(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """A Kubernetes API on the loopback (fake_pods.py), where KUBECONFIG leads."""
+    server = _beside("fake_pods").FakePods()
+    monkeypatch.setenv("KUBECONFIG", str(server.kubeconfig(tmp_path / "kubeconfig")))
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def fake_wandb() -> Iterator[Any]:
+    """A W&B server on the loopback that keeps what it is told (fake_wandb.py)."""
+    with _beside("fake_wandb").serving() as server:
+        yield server
+
+
+@pytest.fixture
+def made_runs() -> Any:
+    """Makes runs as they are found below a root, without running anything (made_runs.py)."""
+    return _beside("made_runs")

@@ -14,7 +14,7 @@ from data.stage import run_stage
 from evaluation.specs import DenseProbe, EvaluateSpec, ReportSpec
 from pipelines.cli import main
 from pipelines.evaluating import Model, read_models, root_of, suite_recipe
-from pipelines.plan import make_plan
+from pipelines.planning.plan import make_plan
 from pipelines.recipe import Recipe, parse_recipe
 from pipelines.suites.spec import Suite, parse_suite
 from pipelines.yaml_text import parse_yaml

@@ -169,9 +169,10 @@ def test_a_users_mistake_inside_a_stage_is_exit_2_with_its_log_and_the_command(
     recipe.write_text(to_yaml({**small, "stages": {"pairs": pairs}}))
     done = run(recipe, place_file, environment)
     assert done.returncode == 2, done.stdout + done.stderr
-    message, log, again = done.stderr.splitlines()
+    message, log, page, again = done.stderr.splitlines()
     assert message.startswith("error: stage pairs: ")
     assert Path(log.removeprefix("log: ")).exists()
+    assert Path(page.removeprefix("post-mortem: ")).exists()
     assert again.startswith(f"continue: clipworks run {recipe}")
     assert all(artifacts(root).values())
 

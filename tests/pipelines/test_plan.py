@@ -1,4 +1,4 @@
-"""The plan: what is reused, what runs and why, how long it took before."""
+"""The plan: what is reused, what runs and why."""
 
 import json
 from pathlib import Path
@@ -6,12 +6,11 @@ from typing import Any
 
 import pytest
 
-from data import storage
 from data.artifacts import Output, Record
 from data.place import Place
 from pipelines.cli import main
 from pipelines.overrides import override
-from pipelines.plan import StagePlan, counts_text, duration, make_plan, total_seconds
+from pipelines.planning.plan import StagePlan, counts_text, duration, make_plan
 from pipelines.recipe import Recipe, parse_recipe
 
 
@@ -25,7 +24,7 @@ def place(tmp_path: Path) -> Place:
     return Place(root=str(tmp_path / "runs"))
 
 
-def finish(plan: StagePlan, place: Place, seconds: float = 2.0, **counts: int) -> None:
+def finish(plan: StagePlan, place: Place, **counts: int) -> None:
     """Make the artifact that a plan says would be made."""
     assert plan.fingerprint
     out = Output(place.root, plan.name, plan.fingerprint)
@@ -40,14 +39,12 @@ def finish(plan: StagePlan, place: Place, seconds: float = 2.0, **counts: int) -
                 counts=counts,
             )
         )
-    storage.write_json(storage.join(place.root, ".events", f"{out.name}.timing.json"), {"seconds": seconds})
 
 
 def test_everything_runs_on_an_empty_root(recipe: Recipe, place: Place) -> None:
     plans = make_plan(recipe, place)
     assert [plan.name for plan in plans] == recipe.order()
     assert all(plan.fingerprint and not plan.artifact and plan.artifact_name for plan in plans)
-    assert total_seconds(recipe, plans) == (180.0, "the recipe, on 2 CPU cores")
     assert not Path(place.root).exists()  # a plan writes nothing
 
 
@@ -57,7 +54,6 @@ def test_what_is_finished_is_reused(recipe: Recipe, place: Place) -> None:
     plans = make_plan(recipe, place)
     assert all(plan.artifact for plan in plans)
     assert plans[0].pairs == 12
-    assert total_seconds(recipe, plans)[0] == 0
 
 
 @pytest.mark.parametrize(
@@ -104,18 +100,26 @@ def test_a_source_that_is_gone_is_said_and_leaves_unknowns(recipe: Recipe, place
     assert plans["init"].fingerprint
 
 
-def test_time_is_what_the_newest_run_of_the_same_stage_took(recipe: Recipe, place: Place) -> None:
-    for plan in make_plan(recipe, place):
-        finish(plan, place, seconds=3.0)
-    changed = make_plan(override(recipe, ["stages.evaluate.bootstrap.seed=1"]), place)
-    assert total_seconds(recipe, changed) == (6.0, "earlier runs of these stages here")
+def test_an_artifact_of_another_root_tells_pairs_and_is_not_reused(
+    recipe: Recipe, place: Place, tmp_path: Path
+) -> None:
+    elsewhere = Place(root=str(tmp_path / "elsewhere"))
+    finish(make_plan(recipe, elsewhere)[0], elsewhere, pairs=12)
+    assert {plan.name: plan.pairs for plan in make_plan(recipe, place)}["match"] is None
+    plans = {plan.name: plan for plan in make_plan(recipe, place, [elsewhere.root])}
+    assert plans["pairs"].artifact is None
+    assert plans["pairs"].twin is not None
+    assert plans["match"].pairs == plans["embed"].pairs == 12
 
 
 def test_json_has_a_row_a_stage(small_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["plan", str(small_file), "--root", str(tmp_path / "runs"), "--json"]) == 0
-    rows = json.loads(capsys.readouterr().out)
+    said = json.loads(capsys.readouterr().out)
+    rows = said["stages"]
     assert {row["stage"]: row["do"] for row in rows}["pretrain"] == "run"
     assert next(row["pairs"] for row in rows if row["stage"] == "pretrain") == 64 + 32
+    assert said["total"]["seconds"] == {"value": 180.0, "is_whole": True, "basis": "the recipe, on 2 CPU cores"}
+    assert said["currency"] is None
 
 
 @pytest.mark.parametrize(

@@ -95,7 +95,7 @@ def test_a_tail_waits_for_its_file(tmp_path: Path) -> None:
 
 
 def test_a_tail_of_objects_that_are_put_again_whole(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipelines.render._REMOTE_SECONDS", 0.0)
+    monkeypatch.setattr("data.lines._REMOTE_SECONDS", 0.0)
     monkeypatch.setattr("data.events._REMOTE_PUT_SECONDS", 0.0)
     uri = "memory://bucket/.events/a.jsonl"
     Events(uri, "a").message("from an earlier run")

@@ -4,6 +4,7 @@ As a script it runs one stage (test_stage.py starts it). Tests that need ranks o
 and `built` for a phase whose batches are made up on the spot.
 """
 
+import gc
 import json
 import os
 import sys
@@ -51,6 +52,7 @@ def together(function, ranks: int, store, *arguments) -> None:
 
 
 def _enter(rank: int, function, ranks: int, store: str, arguments) -> None:
+    gc.freeze()  # an old process group of this session, collected in a fork, waits for threads that are not there
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=store, rank=rank, world_size=ranks)
     function(rank, ranks, *arguments)

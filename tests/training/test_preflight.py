@@ -282,9 +282,9 @@ def test_a_bucket_is_tried_with_the_credentials_there_are(seaweed, monkeypatch):
     assert missing is not None
     assert "s3://no-such-bucket/runs" in missing
     assert "\n" not in missing
-    from s3fs import S3FileSystem
+    from data.s3 import PatientS3
 
-    S3FileSystem.clear_instance_cache()
+    PatientS3.clear_instance_cache()
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong")
     refused = machine.why_not_writable(f"s3://{seaweed.bucket}/runs")
     assert refused is not None

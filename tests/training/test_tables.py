@@ -74,6 +74,8 @@ def test_mistakes_and_worst_classes_by_hand(commit: Callable[..., Artifact]) -> 
     assert all(row["label"] != row["prediction"] for row in mistakes)
     classes = [row[3:] for row in found["worst_classes"].rows]
     assert classes == [["owl", 2, 0.0], ["cat", 3, 1 / 3], ["dog", 1, 1.0]]
+    confusions = [row[3:] for row in found["confusions"].rows]
+    assert confusions == [["owl", "cat", 2, 2], ["cat", "dog", 1, 3], ["cat", "owl", 1, 3]]
 
 
 def test_a_report_names_its_models_and_their_differences(commit: Callable[..., Artifact]) -> None:
@@ -102,5 +104,5 @@ def test_wandb_writes_them_offline(commit: Callable[..., Artifact], tmp_path: Pa
     stage = Tracked("evaluate", "evaluate", {}, str(tmp_path / "events"))
     follow([stage], Where("offline", "clipworks", "run-1", str(tmp_path / "wandb"), 0.0), stop)
     written = {path.name.partition("_0_")[0]: json.loads(path.read_text()) for path in tmp_path.rglob("*.table.json")}
-    assert set(written) == {"numbers", "mistakes", "worst_classes"}
+    assert set(written) == {"numbers", "mistakes", "worst_classes", "confusions"}
     assert len(written["numbers"]["data"]) == 3

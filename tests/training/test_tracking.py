@@ -10,9 +10,11 @@ from typing import Any
 
 import pytest
 
+from components.runtime import SPECS
 from data.artifacts import Output, Record
 from data.events import Events
 from training.tracking import Tracked, Where, flat, follow
+from training.wandb_runs import CONFIG_KEYS, headline
 
 CONFIG = {"kind": "train", "seed": 3, "phases": {"warm": {"optimizer": {"lr": 0.001}}}}
 
@@ -25,7 +27,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[dict[str, A
     since = time.time()
     for name in ("pretrain", "broken", "reused", "waiting"):
         out = Output(str(folder), name, name[0] * 64)
-        stages.append(Tracked(name, "train", CONFIG, out.events_uri))
+        stages.append(Tracked(name, "train", CONFIG, out.events_uri, name[0] * 64, {"init": "i" * 64}))
         events = Events(out.events_uri, name)
         events.emit("reused" if name == "reused" else "progress", done=0, total=1, unit="pairs")
         if name in ("pretrain", "broken"):
@@ -42,7 +44,8 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[dict[str, A
             events.emit("failed", error="ModelError", message="diverged")
     stop = threading.Event()
     stop.set()
-    follow(stages, Where("offline", "clipworks", "run-7", str(folder / "wandb"), since), stop)
+    shared = {"recipe": {"name": "small"}, "place": {"train_workers": 2}, "versions": {"torch": "2"}}
+    follow(stages, Where("offline", "clipworks", "run-7", str(folder / "wandb"), since, shared), stop)
     return {path.name: read(path) for path in (folder / "wandb").glob("wandb/*run-*/*.wandb")}
 
 
@@ -73,6 +76,8 @@ def test_a_run_has_its_group_and_config(runs: dict[str, list[dict[str, Any]]]) -
     config = run["config"]["update"]
     assert config["phases"] == CONFIG["phases"]
     assert config["seed"] == 3
+    assert config["recipe"] == {"name": "small"}
+    assert (config["place"], config["run"], config["fingerprint"]) == ({"train_workers": 2}, "run-7", "p" * 64)
 
 
 def test_metrics_have_their_steps(runs: dict[str, list[dict[str, Any]]]) -> None:
@@ -89,6 +94,56 @@ def test_the_summary_is_the_record(runs: dict[str, list[dict[str, Any]]]) -> Non
 
 def test_a_failure_is_said(runs: dict[str, list[dict[str, Any]]]) -> None:
     assert "ModelError: diverged" in json.dumps(of(runs, "broken"))
+
+
+def artifacts_of(runs: dict[str, list[dict[str, Any]]], stage: str) -> list[dict[str, Any]]:
+    return [record["artifact"] for record in of(runs, stage) if record["type"] == "artifact"]
+
+
+def test_the_result_is_an_artifact_by_reference(runs: dict[str, list[dict[str, Any]]]) -> None:
+    artifact = next(one for one in artifacts_of(runs, "pretrain") if one["name"] == "pretrain")
+    assert artifact["type"] == "checkpoint"
+    entry = artifact["manifest"]["contents"][0]
+    assert entry["digest"] == "p" * 64
+    assert entry["ref"].startswith("file://")
+    assert entry["ref"].endswith("/pretrain-pppppppppppp")
+    assert "local_path" not in entry, "no byte of it goes to W&B"
+    assert "p" * 12 in artifact["aliases"]
+
+
+def test_a_parent_that_is_gone_is_said(runs: dict[str, list[dict[str, Any]]]) -> None:
+    assert "parents_missing" in json.dumps(of(runs, "pretrain"))
+    assert "i" * 64 in json.dumps(of(runs, "pretrain"))
+
+
+def test_one_stage_that_cannot_be_told_does_not_silence_the_others(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    stages = []
+    for name, artifact in (("lost", str(tmp_path / "not-there")), ("broken", "")):
+        events = Events(str(tmp_path / f"{name}.jsonl"), name)
+        events.emit("started")
+        events.emit("finished", artifact=artifact, seconds=1.0) if artifact else events.emit(
+            "failed", error="ModelError", message="diverged"
+        )
+        stages.append(Tracked(name, "train", {}, str(tmp_path / f"{name}.jsonl")))
+    stop = threading.Event()
+    stop.set()
+    follow(stages, Where("offline", "clipworks", "run-8", str(tmp_path / "wandb"), 0.0), stop)
+    assert "ArtifactError" in capfd.readouterr().err
+    found = {path.name: read(path) for path in (tmp_path / "wandb").glob("wandb/*run-*/*.wandb")}
+    assert "ModelError: diverged" in json.dumps(of(found, "broken"))
+
+
+def test_no_stage_has_a_field_that_the_shared_config_would_hide() -> None:
+    assert not {name for spec in SPECS.values() for name in spec.model_fields} & set(CONFIG_KEYS)
+
+
+def test_a_headline_comes_with_its_interval() -> None:
+    row = {"label": "refined", "value": 0.4, "low": 0.3, "high": 0.5, "n": 70, "chance": 0.1, "unit": "fraction"}
+    said = headline({"final": "refined", "rows": [row]})
+    assert said == {f"headline/refined/{name}": row[name] for name in ("value", "low", "high", "n", "chance")}
+    assert headline(None) == {}
 
 
 def test_nested_metrics_by_path() -> None:

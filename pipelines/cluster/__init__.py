@@ -1,0 +1,1 @@
+"""Runs on a cluster: handing in, following, repairing, ending."""

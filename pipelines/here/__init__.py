@@ -1,0 +1,1 @@
+"""A run on this machine: its processes, its Ray, its containers, its logs."""

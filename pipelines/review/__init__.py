@@ -1,0 +1,1 @@
+"""Looking back at runs: list, compare, repeat, one page over all, W&B."""
