@@ -9,6 +9,7 @@ MOST_LINES = 40
 _TAIL_BYTES = 64 << 10
 _LONGEST_LINE = 2000
 _SECRET_NAME = re.compile(r"KEY|TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIAL", re.IGNORECASE)
+_KEY_ID = "AWS_ACCESS_KEY_ID"
 _SHORTEST_SECRET = 6  # shorter values stand in many an innocent line
 _IN_URL = re.compile(r"(?<=://)[^/\s:@]+:[^/\s@]+(?=@)")
 _BEARER = re.compile(r"(?i)(?<=bearer )[\w.~+/=-]{8,}")
@@ -19,10 +20,15 @@ _CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|[\x00-\x08\x0b-\x1f\x7f]")
 def redacted(text: str, environment: Mapping[str, str] | None = None) -> str:
     """The text without the values of variables whose names speak of secrets, and without passwords in URLs."""
     values = os.environ if environment is None else environment
-    secrets = {v for name, v in values.items() if _SECRET_NAME.search(name) and len(v) >= _SHORTEST_SECRET}
-    for secret in sorted(secrets, key=len, reverse=True):
+    for secret in sorted({v for name, v in values.items() if _is_secret(name, v)}, key=len, reverse=True):
         text = text.replace(secret, "***")
     return _BEARER.sub("***", _IN_URL.sub("***", text))
+
+
+def _is_secret(name: str, value: str) -> bool:
+    """A short value is none, nor a key's id that is a word: without `clipworks` no path or command would be whole."""
+    is_word = name == _KEY_ID and value.isalpha()
+    return bool(_SECRET_NAME.search(name)) and len(value) >= _SHORTEST_SECRET and not is_word
 
 
 def tail_lines(path: Path, most: int = MOST_LINES) -> list[str]:

@@ -7,9 +7,9 @@ from contextlib import contextmanager
 
 from data.addresses import is_s3
 from data.errors import StorageError
+from data.output import redacted
 
 _FULL = "no space left; free some or choose another --root"
-_SECRETS = ("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_ACCESS_KEY_ID")
 _SET_KEYS = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"
 _FIXES = {
     "NoCredentialsError": f"no credentials; {_SET_KEYS}",
@@ -60,18 +60,11 @@ def _reason(error: OSError, uri: str) -> str:
     if isinstance(error, PermissionError):
         return "access denied; check permissions or credentials"
     if is_s3(uri) and isinstance(error, ConnectionError):  # data/s3.py, with its own fix
-        return _without_secrets(str(error))
+        return redacted(str(error))
     if isinstance(error, FileExistsError | NotADirectoryError):
         return "a file is where a folder must be; choose another path"
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return _FULL
     if error.errno == errno.EROFS:
         return "read-only file system; choose another --root"
-    return _without_secrets(" ".join(f"{type(error).__name__}: {error.strerror or error}".split())[:200])
-
-
-def _without_secrets(text: str) -> str:
-    """The text of a server or library, which may repeat what it was sent."""
-    for value in filter(None, map(os.environ.get, _SECRETS)):
-        text = text.replace(value, "***")
-    return text
+    return redacted(" ".join(f"{type(error).__name__}: {error.strerror or error}".split())[:200])

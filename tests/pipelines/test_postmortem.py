@@ -256,6 +256,8 @@ def test_facts_travel_with_an_error_and_its_causes_and_the_nearest_stands() -> N
 def test_secrets_and_colours_leave_lines_and_long_ones_are_cut() -> None:
     values = {"AWS_SECRET_ACCESS_KEY": SECRET, "HOME": "/root/abcdef", "MY_TOKEN": "x"}
     assert redacted(f"a {SECRET} in /root/abcdef x", values) == "a *** in /root/abcdef x"
+    word = {"AWS_ACCESS_KEY_ID": "clipworks", "AWS_SECRET_ACCESS_KEY": "opensesame"}
+    assert redacted("s3://clipworks/runs opensesame", word) == "s3://clipworks/runs ***"
     assert redacted("https://me:pass@host/ Bearer abc.def-12345") == "https://***@host/ Bearer ***"
     assert clean([":job_id:01", "\x1b[31mred\x1b[0m", "", "10%\r20%", "y" * 9000])[:2] == ["red", "20%"]
     assert len(clean(["y" * 9000])[0]) == 2000
