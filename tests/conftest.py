@@ -303,14 +303,25 @@ def session_ray() -> Iterator[None]:
     ray.shutdown()
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Let whole pipelines begin first, which take longest, then what needs Ray: its client does not survive every fork.
+_NEEDS_RAY = pytest.StashKey[set[Path]]()
 
-    Some tests of training fork this very process. `make test` gives each of its processes whole files in this order.
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Let whole pipelines begin first, which take longest, then the files that need Ray, then the others.
+
+    `make test` gives each of its processes whole files in this order.
     """
+    config.stash[_NEEDS_RAY] = {item.path for item in items if "session_ray" in getattr(item, "fixturenames", ())}
+    items.sort(key=lambda item: _turn(config, item))
 
-    def turn(item: pytest.Item) -> int:
-        needs_ray = "session_ray" in getattr(item, "fixturenames", ())
-        return 0 if "e2e" in item.path.parts else 1 if needs_ray else 2
 
-    items.sort(key=turn)
+def _turn(config: pytest.Config, item: pytest.Item) -> int:
+    return 0 if "e2e" in item.path.parts else 1 if item.path in config.stash[_NEEDS_RAY] else 2
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Leave Ray before tests that do not need it: some fork this process, and its client waits for ever after that."""
+    if "ray" in sys.modules and _turn(item.config, item) == 2:
+        import ray
+
+        ray.shutdown()

@@ -12,7 +12,7 @@ STRIKES = {
 }
 
 
-@pytest.mark.timeout(170)
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("ranks", STRIKES)
 def test_a_killed_stage_ends_with_the_undisturbed_bits(tmp_path, ranks):
     parents = make_parents(str(tmp_path))
