@@ -7,7 +7,7 @@ secret lacks does not keep the pod from starting; what then is missing, the stag
 import re
 from typing import Any
 
-from components.rayjob import RUN, STAGE, label_value
+from components.rayjob import RUN, STAGE, label_value, quantity_bytes
 from components.runtime import needs_ray
 from data.place import Place, Pod, RayJob
 from data.stage import StageSpec
@@ -16,17 +16,6 @@ from pipelines.cluster.spec import Cluster
 FIELDS = {"POD_NAME": "metadata.name", "POD_UID": "metadata.uid", "POD_NAMESPACE": "metadata.namespace"}
 _GPU_KINDS = ("train", "embed")
 _KFP_MEMORY = re.compile(r"[0-9]+(Ki|Mi|Gi|Ti|M|G|T)?")
-_BYTES = {
-    "": 1,
-    "k": 10**3,
-    "M": 10**6,
-    "G": 10**9,
-    "T": 10**12,
-    "Ki": 1 << 10,
-    "Mi": 1 << 20,
-    "Gi": 1 << 30,
-    "Ti": 1 << 40,
-}
 _RETRY_SECONDS = 30  # first wait before a new pod, doubled each time: a drained node's neighbours need it
 # Argo counts this from the first pod's start and ends whatever runs then; KFP's default would end a training after 1 h
 _RETRY_WINDOW_SECONDS = 365 * 24 * 3600
@@ -94,5 +83,4 @@ def kfp_memory(quantity: str) -> str:
     """A quantity in the words that KFP takes: whole numbers, no `k`."""
     if _KFP_MEMORY.fullmatch(quantity):
         return quantity
-    number, unit = re.fullmatch(r"([0-9.]+)([A-Za-z]*)", quantity).groups()  # type: ignore[union-attr]
-    return str(round(float(number) * _BYTES[unit]))
+    return str(round(quantity_bytes(quantity)))

@@ -7,8 +7,6 @@ group itself when that command is killed.
 import json
 import os
 import shutil
-import signal
-import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -16,10 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from components.failure import FAILURE_FILE
-from components.runtime import RAY_FILE, TRACKED, end_with_parent
+from components.runtime import RAY_FILE, TRACKED
 from data import storage
 from data.place import Place
 from pipelines.graph import build_pipeline
+from pipelines.here.beside import beside, followed_by, lead_group
 from pipelines.here.containers import tasks_in_containers
 from pipelines.here.evidence import noted
 from pipelines.here.steps import Steps
@@ -30,9 +29,7 @@ _END_SECONDS = 30.0
 
 def main() -> None:
     """Run the job in the file that is the only argument."""
-    signal.signal(signal.SIGHUP, _end_group)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    end_with_parent(signal.SIGHUP)
+    lead_group()
     job = json.loads(Path(sys.argv[1]).read_text())
     os.environ.update({FAILURE_FILE: job["failure"], TRACKED: "1"})
     storage.be_patient()
@@ -46,11 +43,6 @@ def main() -> None:
         else:
             execute(pipeline, job["kinds"], logs, scratch)
         shutil.rmtree(scratch)
-
-
-def _end_group(*_: object) -> None:
-    """The watching command is gone: leave no process behind."""
-    os.killpg(os.getpgrp(), signal.SIGKILL)
 
 
 def execute(pipeline: Callable[[], Any], kinds: Sequence[str], logs: Path, pipeline_root: Path) -> None:
@@ -86,7 +78,7 @@ def _ray(job: dict[str, Any], place: Place) -> Iterator[None]:
         return
     os.environ[RAY_FILE] = job["ray"]
     cpus, gpus = place.train_workers * place.cpus_per_worker, place.train_workers * place.gpus_per_worker
-    with _helper("pipelines.here.ray_server", job["ray"], str(cpus), str(gpus)) as server:
+    with beside("pipelines.here.ray_server", job["ray"], str(cpus), str(gpus), end_seconds=_END_SECONDS) as server:
         try:
             yield
         finally:
@@ -99,24 +91,8 @@ def _tracker(job: dict[str, Any], place: Place) -> Iterator[None]:
     if place.wandb_mode == "disabled":
         yield
         return
-    with _helper("training.tracking", job["tracking"]) as tracker:
-        try:
-            yield
-        finally:
-            assert tracker.stdin
-            tracker.stdin.close()
-
-
-@contextmanager
-def _helper(module: str, *arguments: str) -> Iterator[subprocess.Popen[bytes]]:
-    process = subprocess.Popen([sys.executable, "-P", "-m", module, *arguments], stdin=subprocess.PIPE)
-    try:
-        yield process
-    finally:
-        try:
-            process.wait(_END_SECONDS)
-        except subprocess.TimeoutExpired:
-            process.kill()
+    with followed_by("training.tracking", job["tracking"], _END_SECONDS):
+        yield
 
 
 if __name__ == "__main__":

@@ -5,20 +5,19 @@ Run by `pipelines.sweeps.running`; what happens is appended to the sweep's event
 
 import json
 import os
-import signal
-import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from components.runtime import end_with_parent, wait_for_ray
+from components.runtime import wait_for_ray
 from data import storage
 from data.errors import UserError
 from data.events import Events
 from data.place import Place
 from data.ray import connect
+from pipelines.here.beside import beside, followed_by, lead_group
 from pipelines.sweeps.spec import Sweep
 from pipelines.sweeps.study import make_study
 from pipelines.sweeps.trial import concurrent_trials
@@ -38,9 +37,7 @@ def main() -> None:
 
 
 def _drive() -> None:
-    signal.signal(signal.SIGHUP, _end_group)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    end_with_parent(signal.SIGHUP)
+    lead_group()
     storage.be_patient()
     import ray
 
@@ -56,11 +53,6 @@ def _drive() -> None:
             ray.shutdown()  # before its server ends: who is still joined then dies of it
 
 
-def _end_group(*_: object) -> None:
-    """The watching command is gone: leave no process behind."""
-    os.killpg(os.getpgrp(), signal.SIGKILL)
-
-
 @contextmanager
 def _ray(job: dict[str, Any], sweep: Sweep, place: Place) -> Iterator[bool]:
     """Where RAY_ADDRESS leads, or a Ray with room for this sweep's concurrent trials; yields whether it is ours."""
@@ -69,7 +61,7 @@ def _ray(job: dict[str, Any], sweep: Sweep, place: Place) -> Iterator[bool]:
         return
     share, trials = sweep.share(place), concurrent_trials(sweep, place)
     room = [str(trials * share.cpus), str(trials * share.gpus)]
-    with _helper("pipelines.here.ray_server", job["ray"], *room) as server:
+    with beside("pipelines.here.ray_server", job["ray"], *room, end_seconds=_END_SECONDS) as server:
         try:
             os.environ.update(wait_for_ray(Path(job["ray"])))
             yield True
@@ -83,24 +75,8 @@ def _tracker(place: Place, job: str) -> Iterator[None]:
     if place.wandb_mode == "disabled":
         yield
         return
-    with _helper("pipelines.sweeps.tracking", job) as tracker:
-        try:
-            yield
-        finally:
-            assert tracker.stdin
-            tracker.stdin.close()
-
-
-@contextmanager
-def _helper(module: str, *arguments: str) -> Iterator[subprocess.Popen[bytes]]:
-    process = subprocess.Popen([sys.executable, "-P", "-m", module, *arguments], stdin=subprocess.PIPE)
-    try:
-        yield process
-    finally:
-        try:
-            process.wait(_END_SECONDS)
-        except subprocess.TimeoutExpired:
-            process.kill()
+    with followed_by("pipelines.sweeps.tracking", job, _END_SECONDS):
+        yield
 
 
 if __name__ == "__main__":
