@@ -104,7 +104,7 @@ def our_batches(folder: str, pairs: int, decode: str = "fast", normalise: bool =
     view = View(augment=Augment(crop_scale=SCALE, crop_ratio=RATIO), decode=decode)
     data = DataView(store, towers, view, UniformOrder(len(store), 0), 0, BATCH)
     for batch in batches(data, range(pairs // BATCH), workers=1, stall_seconds=60):
-        yield towers.normalise(batch.image) if normalise else batch.image, batch.text
+        yield towers.normalise(batch.image) if normalise else batch.image, batch.texts["text"]
 
 
 def _store(folder: str) -> Any:

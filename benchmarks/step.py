@@ -46,7 +46,11 @@ def make_batches(towers: Towers, pairs: int, steps: int, full_text: bool) -> lis
         lengths = [90 if full_text else int(random.integers(*_WORDS)) for _ in range(pairs)]
         captions = [" ".join(random.choice(words, length)) for length in lengths]
         ids = torch.arange(step * pairs, (step + 1) * pairs)
-        made.append(Batch(image, towers.tokenizer(captions), ids, [str(n) for n in ids.tolist()], captions))
+        made.append(
+            Batch(
+                image, {"text": towers.tokenizer(captions)}, [str(n) for n in ids.tolist()], captions, {"text_id": ids}
+            )
+        )
     return made
 
 
@@ -61,7 +65,7 @@ class OpenClip:
         rest = [p for _, p in named if all(p is not other for other in plain)]
         groups = [{"params": plain, "weight_decay": 0.0}, {"params": rest, "weight_decay": 0.2}]
         self.optimizer = torch.optim.AdamW(groups, lr=_LR, betas=(0.9, 0.98), eps=1e-6)
-        samples = [(towers.normalise(batch.image), batch.text) for batch in batches]
+        samples = [(towers.normalise(batch.image), batch.texts["text"]) for batch in batches]
         self.loader = Prepared(samples)
         self.args = SimpleNamespace(
             device="cpu", precision={"float32": "fp32", "bf16": "amp_bf16"}[precision], distill=False, accum_freq=1,

@@ -93,7 +93,8 @@ def _write(spec: IngestSpec, work: Work, name: str, part: Sequence[Planned]) -> 
 
 def _read(spec: IngestSpec, name: str, part: Sequence[Planned], dropped: list[Dropped]) -> Iterator[Pair]:
     limit = max_image_bytes(spec.max_image_pixels)
-    for pair in part:
+    for planned in part:
+        pair = planned if planned.make is None else planned.make(planned.uid)
         content = _content(pair.uri, limit + 1) if pair.content is None else pair.content
         if content is None:
             problem = "unreadable_file"

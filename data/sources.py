@@ -23,6 +23,7 @@ from data.specs import (
     EmojiPool,
     FolderPool,
     Pool,
+    ScenePool,
     ShardPool,
     TextilePool,
 )  # fmt: skip
@@ -95,7 +96,7 @@ def pool_identity(pool: Pool) -> dict[str, Any]:
             "annotations": file_digest(pool.annotations, "pool.annotations"),
             "images": _files_digest(pool.images, list_images(pool.images)),
         }
-    if isinstance(pool, DigitsPool | TextilePool | AssociationPool | DirectionPool):
+    if isinstance(pool, DigitsPool | TextilePool | AssociationPool | DirectionPool | ScenePool):
         planner = import_module(f"data.pools.{pool.source}")
         return {"packages": planner.package_versions()}
     if isinstance(pool, ShardPool):

@@ -2,9 +2,9 @@
 
 import re
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from data.spec import Operational, SelectionRef, ShardSetRef, Spec
 from data.stage import StageFunction, StageSpec
@@ -117,6 +117,54 @@ class DirectionPool(Spec):
     vendor: Literal["Goog", "Twtr"] = Field(default="Twtr", description="both licences allow derived pictures")
 
 
+class Dial(Spec):
+    """How good a caption source of composed scenes is (the caption-noise dial of arXiv 2405.08911).
+
+    At the defaults it is source `statement`: noun, colour and size of everything.
+    """
+
+    mentioned_fraction: float = Field(default=1.0, ge=0, le=1, description="of a scene's facts, rounded; nested")
+    swap_rate: float = Field(default=0.0, ge=0, le=1, description="of the mentioned facts are wrong, by chance")
+
+
+class ScenePool(Spec):
+    """Scenes of one to eight objects on coloured tiles, composed of emoji of vendors with an open licence.
+
+    Boxes, counts, sizes, colours and relations are known. A scene depends on its uid (seed and number) and the fields
+    below, so that a smaller pool is part of a larger one.
+    """
+
+    source: Literal["scenes"] = "scenes"
+    pairs: int = Field(ge=1)
+    seed: int = Field(default=0, ge=0)
+    vendors: tuple[Literal["Goog", "Twtr"], ...] = Field(
+        default=("Goog", "Twtr"), min_length=1, description="both licences allow derived pictures"
+    )
+    min_objects: int = Field(default=1, ge=1, le=8)
+    max_objects: int = Field(default=8, ge=1, le=8, description="also sets the grid: 1, 2 or 3 cells a side")
+    nouns: int = Field(default=40, ge=8, le=40, description="the first so many things of the vocabulary")
+    colors: int = Field(default=8, ge=2, le=8, description="the first so many colours of tiles")
+    jitter_fraction: float = Field(
+        default=1.0, ge=0, le=1, description="of its cell's free room that an object is moved in; 0: in the middle"
+    )
+    canvas_pixels: int = Field(default=64, ge=32, le=1024, description="side of the square picture")
+    dials: dict[str, Dial] = Field(default_factory=dict, description="more caption sources: name -> how good")
+
+    @field_validator("dials")
+    @classmethod
+    def _new_names(cls, dials: dict[str, Dial]) -> dict[str, Dial]:
+        for name in dials:
+            if not name.strip() or re.fullmatch(r"alt|long|heldout|(rewrite|region)\d+|(statement|negative).*", name):
+                raise ValueError(f"{name!r} is a caption source of every scene; choose another name, such as 'noisy'")
+        return dials
+
+    @model_validator(mode="after")
+    def _some_objects(self) -> Self:
+        if self.min_objects > self.max_objects:
+            raise ValueError(f"min_objects {self.min_objects} is more than max_objects {self.max_objects}; lower it")
+        return self
+
+
 Pool = Annotated[
     EmojiPool
     | ShardPool
@@ -127,7 +175,8 @@ Pool = Annotated[
     | TextilePool
     | CompositionPool
     | AssociationPool
-    | DirectionPool,
+    | DirectionPool
+    | ScenePool,
     Field(discriminator="source"),
 ]
 

@@ -14,7 +14,8 @@ from evaluation.results import Key, Results, Row, interval_of, key_of, main_metr
 from evaluation.rows import Doubles
 
 _AXIS_OF = {
-    "zero_shot": "zero-shot accuracy", "probe": "probes", "retrieval": "retrieval", "robustness": "robustness",
+    "zero_shot": "zero-shot accuracy", "probe": "probes", "retrieval": "retrieval",
+    "image_retrieval": "image retrieval", "robustness": "robustness",
     "natural_shift": "robustness", "visual_factors": "visual factors", "caption_selection": "composition",
     "paired_selection": "composition", "association": "composition", "concept_association": "concept association",
     "calibration": "calibration", "out_of_distribution": "out of distribution", "geometry": "geometry",

@@ -101,12 +101,15 @@ class TaskSpec(Spec):
 class ZeroShot(TaskSpec):
     """Zero-shot classification: per class all templates, normalised, averaged, normalised again (as CLIP_benchmark).
 
-    Pairs with a list of classes are multi-label and scored by mAP.
+    Pairs with a list of classes are multi-label and scored by mAP. `only_classes`: one task of a stream of tasks.
     """
 
     task: Literal["zero_shot"] = "zero_shot"
     prompts: Prompts
     group_field: str | None = Field(default=None, description="also the worst value of this field (FMoW, GeoDE ...)")
+    only_classes: tuple[str, ...] | None = Field(
+        default=None, min_length=2, description="choose among these classes of the prompts; pairs of others are dropped"
+    )
 
 
 class Retrieval(TaskSpec):
@@ -115,6 +118,17 @@ class Retrieval(TaskSpec):
     task: Literal["retrieval"] = "retrieval"
     caption_sources: tuple[str, ...] = Field(default=("alt",), min_length=1)
     ks: tuple[int, ...] = Field(default=(1, 5, 10), min_length=1)
+
+
+class ImageRetrieval(TaskSpec):
+    """Every picture against the split's other pictures by cosine; right are those of its label. mAP and R@k.
+
+    What GPR1200, CUB and INSTRE measure, with the pictures of one split as queries and as gallery.
+    """
+
+    task: Literal["image_retrieval"] = "image_retrieval"
+    field: str = Field(description="metadata field with a picture's label")
+    ks: tuple[Annotated[int, Field(ge=1)], ...] = Field(default=(1, 5, 10), min_length=1)
 
 
 class Probe(TaskSpec):
@@ -258,6 +272,7 @@ class Association(TaskSpec):
 Task = Annotated[
     ZeroShot
     | Retrieval
+    | ImageRetrieval
     | Probe
     | CaptionSelection
     | PairedSelection

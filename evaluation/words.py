@@ -8,6 +8,7 @@ _SHORT = {
     "top1": "top-1", "top5": "top-5", "map": "mAP", "miou": "mIoU", "ece": "ECE", "nll": "NLL",
     "auroc": "AUROC", "fpr95": "FPR95", "cab": "CAB", "msp": "MSP", "mcm": "MCM", "f1": "F1",
 }  # fmt: skip
+_ANSWERS = {"image_retrieval": ("another picture of its label", "pictures")}  # where no direction says it
 
 
 def words(name: str) -> str:
@@ -50,6 +51,6 @@ def sentence(row: dict[str, Any]) -> tuple[str, str]:
         what, of = {
             "image_to_text": ("the right caption", "pictures"),
             "text_to_image": ("a right picture", "captions"),
-        }.get(way, ("the right class", "pictures"))
+        }.get(way, _ANSWERS.get(row.get("kind", ""), ("the right class", "pictures")))
         return f"{what} comes {first} for", f"of the {of}"
     return f"{metric_label(metric)} of {words(row['task'])} is", ""

@@ -12,7 +12,7 @@ from data.stage import StageSpec
 from evaluation.specs import EvaluateSpec, ReportSpec
 from pipelines.evaluation_checks import check_evaluate, check_report, headline_splits
 from pipelines.explain import need
-from training.specs import ClusterSampler, EmbedSpec, Phase, TrainSpec, Upcycle, Validation
+from training.specs import ClusterSampler, EmbedSpec, Objective, Phase, TrainSpec, Upcycle, Validation, View
 
 Stages = Mapping[str, StageSpec]
 
@@ -121,15 +121,9 @@ def _check_train(place: str, stage: TrainSpec, stages: Stages) -> None:
         for path, other in _phase_references(phase):
             need(f"{here}.{path}", other, earlier, "not an earlier phase of this stage")
         for label, term in phase.objectives.items():
-            teacher = getattr(term.loss, "teacher", None)
-            if teacher is not None:
-                need(
-                    f"{here}.objectives.{label}.loss.teacher",
-                    teacher,
-                    list(phase.teachers),
-                    "no such teacher in this phase",
-                )
-        _check_captions(f"{here}.view.caption_weights", phase.view.caption_weights, layers, written)
+            _check_objective(f"{here}.objectives.{label}.loss", term.loss, phase)
+        for path, weights in _caption_weights(phase.view):
+            _check_captions(f"{here}.view.{path}", weights, layers, written)
         if phase.result == "best" and stage.validation is None:
             raise RecipeError(
                 f"{here}.result: 'best': chosen by validation loss; add {place}.validation, or use 'last'"
@@ -138,6 +132,25 @@ def _check_train(place: str, stage: TrainSpec, stages: Stages) -> None:
     if stage.validation is not None:
         _check_validation(f"{place}.validation", stage, stage.validation, stages)
         _check_captions(f"{place}.validation.source", {stage.validation.source: 1.0}, layers, written)
+
+
+def _check_objective(place: str, loss: Objective, phase: Phase) -> None:
+    """The teacher and the text slots that an objective names are those of its phase."""
+    teacher = getattr(loss, "teacher", None)
+    if teacher is not None:
+        need(f"{place}.teacher", teacher, list(phase.teachers), "no such teacher in this phase")
+    slots = list(phase.view.texts)
+    for number, slot in enumerate(getattr(loss, "texts", ())):
+        need(f"{place}.texts.{number}", slot, slots, "no such text slot in this phase's view")
+    name, dot, slot = getattr(loss, "text", "").partition(".")
+    if dot and name == "text_features":
+        need(f"{place}.text", slot, slots, "no such text slot in this phase's view")
+
+
+def _caption_weights(view: View) -> Iterator[tuple[str, Mapping[str, float]]]:
+    """(path, weights) of the main caption and of each text slot."""
+    yield "caption_weights", view.caption_weights
+    yield from ((f"texts.{name}.caption_weights", slot.caption_weights) for name, slot in view.texts.items())
 
 
 def _check_validation(place: str, stage: TrainSpec, validation: Validation, stages: Stages) -> None:

@@ -2,24 +2,21 @@
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from data import storage
-from data.artifacts import RECORD_NAME, find_fingerprint
-from data.errors import ModelError, RecipeError
+from data.artifacts import RECORD_NAME
+from data.errors import RecipeError
 from data.spec import digest
 from data.specs import IngestSpec, SplitSpec
 from data.stage import StageSpec
 from evaluation.specs import DenseProbe, EvaluateSpec, ReportSpec, Scored, Shown, Task, prompts_of
+from pipelines.checkpoints import names_remote_weights, read_checkpoint
 from pipelines.recipe import Recipe
 from pipelines.suites.spec import Suite, SuiteSet, with_like
-from training.checkpoint_folder import open_folder
-from training.sizes import model_config
 from training.specs import EmbedSpec, ModelSpec
 
 DEFAULT_ROOT = "runs"
-_REMOTE_WEIGHTS = re.compile(r"[^:/]+:[a-z0-9]+://")  # ARCH:s3://bucket/weights.safetensors
 _STAGE_PART = 12  # characters of a name inside a stage's name, which has 40
 
 
@@ -44,7 +41,7 @@ def root_of(checkpoints: Iterable[str]) -> str:
 
     Below that root lies what a checkpoint was trained on, so that an evaluation can be checked against it.
     """
-    folders = (text for text in checkpoints if not _REMOTE_WEIGHTS.match(text))
+    folders = (text for text in checkpoints if not names_remote_weights(text))
     ours = (text for text in folders if storage.exists(storage.join(storage.normalise(text), RECORD_NAME)))
     return next((storage.parent_of(storage.normalise(text)) for text in ours), DEFAULT_ROOT)
 
@@ -59,7 +56,7 @@ def read_models(checkpoints: Sequence[str], labels: Sequence[str], root: str) ->
         raise RecipeError(f"--labels: {len(labels)} labels for {len(checkpoints)} checkpoints; give one each")
     found: dict[str, Model] = {}
     for number, text in enumerate(checkpoints):
-        name, spec, config = _read_model(text, root)
+        name, spec, config = read_checkpoint(text, root)
         label = labels[number] if labels else _free_label(name, found, text)
         if label in found:
             raise RecipeError(f"--labels: {label!r} comes twice; give every checkpoint a label of its own")
@@ -67,42 +64,6 @@ def read_models(checkpoints: Sequence[str], labels: Sequence[str], root: str) ->
             raise RecipeError(f"--labels: {label!r}: use at most 40 of a-z, 0-9, _ and -, a letter or digit first")
         found[label] = Model(label, spec, config)
     return found
-
-
-def _read_model(text: str, root: str) -> tuple[str, ModelSpec, Mapping[str, Any]]:
-    """Name, spec and config: a folder; `ARCH:TAG`; `ARCH:FILE.safetensors`."""
-    architecture, colon, weights = text.partition(":")
-    if _REMOTE_WEIGHTS.match(text):
-        return _read_architecture(architecture, weights)
-    if colon and not storage.exists(storage.normalise(text)) and "//" not in text:
-        return _read_architecture(architecture, weights)
-    if not storage.exists(storage.normalise(text)) and "/" not in text:
-        raise ModelError(
-            f"{text}: no such folder; give a checkpoint's folder, ARCH:TAG (ViT-B-32:laion2b_s34b_b79k) "
-            "or ARCH:FILE.safetensors"
-        )
-    folder = open_folder(text)
-    name = storage.name_of(folder.uri)
-    if folder.artifact is None:
-        return name, ModelSpec(folder=folder.uri), folder.config["model_cfg"]
-    fingerprint = folder.artifact.fingerprint
-    stage = name.removesuffix(f"-{fingerprint[:12]}")
-    if find_fingerprint(storage.normalise(root), fingerprint) is not None:
-        return stage, ModelSpec(artifact=fingerprint), folder.config["model_cfg"]
-    return stage, ModelSpec(folder=folder.uri), folder.config["model_cfg"]
-
-
-def _read_architecture(architecture: str, weights: str) -> tuple[str, ModelSpec, Mapping[str, Any]]:
-    config = model_config(architecture)
-    if not weights:
-        raise ModelError(f"{architecture}: no weights; give ARCH:TAG or ARCH:FILE.safetensors")
-    if weights.endswith(".safetensors"):
-        if not storage.exists(weights) or storage.is_folder(weights):
-            raise ModelError(f"{architecture}:{weights}: no such file; check the path")
-        name, weights = Path(weights).stem, storage.normalise(weights)
-    else:
-        name = f"{architecture}-{weights}"
-    return name, ModelSpec(architecture=architecture, pretrained=weights), config
 
 
 def _free_label(name: str, taken: Iterable[str], text: str) -> str:

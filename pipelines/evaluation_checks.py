@@ -18,6 +18,7 @@ from evaluation.specs import (
     Robustness,
     Scored,
     Task,
+    ZeroShot,
 )
 from pipelines.explain import need
 from training.specs import Corrupted, Cropped, EmbedSpec, Prompts
@@ -94,6 +95,9 @@ def _check_task(place: str, task: Task, name: str, sets: Mapping[str, _Set], sta
     for path, source in _sources(task):
         _check_source(f"{place}.{path}", source, one, stages)
     _check_looks(place, task, one)
+    if isinstance(task, ZeroShot) and task.prompts.classes is not None:
+        for number, name_of_class in enumerate(task.only_classes or ()):
+            need(f"{place}.only_classes.{number}", name_of_class, task.prompts.classes, "not among prompts.classes")
 
 
 def _prompts_in(task: Task) -> Iterator[tuple[str, Prompts]]:

@@ -8,11 +8,15 @@ from data.errors import RecipeError, nearest
 from pipelines.explain import shown
 from pipelines.recipe import Recipe, parse_recipe
 from pipelines.schema import annotation_at, child_value, known_fields, literal_fields, paths_of, spec_at
+from pipelines.starting_point import MAKES, with_start
 from pipelines.yaml_text import parse_yaml
 
 
-def override(recipe: Recipe, assignments: Iterable[str]) -> Recipe:
+def override(recipe: Recipe, assignments: Iterable[str], root: str = "runs") -> Recipe:
     """Return a copy of the recipe with each `path=value` applied in order.
+
+    `init=...` and `pairs=...` replace these stages whole (`pipelines.starting_point`): a checkpoint below `root` is
+    taken as it is.
 
     Raises:
         RecipeError: no such path (with the nearest right one), or the result is not a recipe.
@@ -22,7 +26,10 @@ def override(recipe: Recipe, assignments: Iterable[str]) -> Recipe:
         path, sign, text = assignment.partition("=")
         if not sign or not path.strip():
             raise RecipeError(f"--set {assignment}: write path=value, e.g. --set stages.pretrain.seed=1")
-        value, changed = _assign(value, path.strip(), parse_yaml(text, f"--set {assignment}")), True
+        if path.strip() in MAKES:
+            value, changed = with_start(value, path.strip(), text, root), True
+        else:
+            value, changed = _assign(value, path.strip(), parse_yaml(text, f"--set {assignment}")), True
     return parse_recipe(value) if changed else recipe
 
 

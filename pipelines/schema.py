@@ -39,7 +39,8 @@ def tags(annotation: Any) -> dict[str, str]:
     specs = [member for member in _members(annotation) if is_spec(member)]
     if len(specs) < 2:
         return {}
-    return {value: name for spec in specs for name, values in literal_fields(spec).items() for value in values}
+    named = ((name, value) for spec in specs for name, values in literal_fields(spec).items() for value in values)
+    return {value: name for name, value in named if isinstance(value, str)}
 
 
 def spec_at(annotation: Any, value: Any) -> type[BaseModel] | None:

@@ -5,7 +5,6 @@ import io
 import numpy as np
 import torch
 import torch.distributed as dist
-from sklearn.cluster import MiniBatchKMeans
 
 from data import storage
 from data.errors import ModelError
@@ -25,6 +24,8 @@ def phase_codes(name: str, results: PhaseResults, store: PairStore, clusters: in
     uri = storage.join(results.state_uri, f"clusters-{name}-{clusters}.npy")
     if storage.exists(uri):
         return np.load(io.BytesIO(storage.read_bytes(uri)), allow_pickle=False)  # type: ignore[no-any-return]
+    from sklearn.cluster import MiniBatchKMeans  # half a second, which a training without clusters need not wait
+
     towers = results.towers(name)
     distinct = store.captions[source].fill_null("").dictionary_encode()
     texts = towers.encode_texts(distinct.dictionary.to_pylist())[distinct.indices.to_numpy()]

@@ -8,20 +8,23 @@ Shapes: B pairs of this rank, C channels, H height, W width, L tokens.
 import hashlib
 import time
 import weakref
-from collections.abc import Generator, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import chain
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from data.errors import ShardError
 from data.reader import ShardReader
-from training.order import position_draws
-from training.pairs import CaptionChoice, PairStore, open_pairs
+from training.columns import Columns
+from training.names import of_slot
+from training.order import SLOTS, position_draws
+from training.pairs import CaptionChoices, PairStore, open_pairs
 from training.pictures import CROP_DRAWS, UNREADABLE, Pixels, crops, exact_picture, fast_picture
 from training.pieces import Activity, Ahead, OwnPieces, Piece, Task
 from training.specs import View
@@ -39,10 +42,11 @@ class Batch:
     """One rank's pairs of one optimizer step."""
 
     image: Tensor  # (B, C, H, W) uint8, channels last in memory; Towers.normalise brings it to the input range
-    text: Tensor  # (B, L) token ids; stays on the host, where its length is read and cut
-    text_id: Tensor  # (B,) int64, equal for equal captions
+    texts: dict[str, Tensor]  # `text`, `text.<slot>`: (B, L) token ids; on the host, where length is read and cut
     uids: list[str]
     captions: list[str]
+    # (B, ...): `text_id`, `text_id.<slot>` int64 equal for equal captions, `position` in the run, `label`, `boxes` ...
+    more: dict[str, Tensor]
 
     def __len__(self) -> int:
         return len(self.uids)
@@ -52,12 +56,13 @@ class Batch:
         size = pairs or len(self)
         for at in range(0, len(self), size):
             to = slice(at, at + size)
-            yield Batch(self.image[to], self.text[to], self.text_id[to], self.uids[to], self.captions[to])
+            texts, more = ({name: rows[to] for name, rows in named.items()} for named in (self.texts, self.more))
+            yield Batch(self.image[to], texts, self.uids[to], self.captions[to], more)
 
     def to(self, device: torch.device) -> "Batch":
-        """The same pairs with pictures and text ids on a device."""
-        image, text_id = (tensor.to(device, non_blocking=True) for tensor in (self.image, self.text_id))
-        return Batch(image, self.text, text_id, self.uids, self.captions)
+        """The same pairs with all but the texts on a device."""
+        more = {name: rows.to(device, non_blocking=True) for name, rows in self.more.items()}
+        return replace(self, image=self.image.to(device, non_blocking=True), more=more)
 
     def describe(self) -> str:
         """Which pairs these are, in a few words."""
@@ -76,11 +81,13 @@ class DataView:
     global_batch_size: int
     rank: int = 0
     world_size: int = 1
-    choice: CaptionChoice = field(init=False)
+    choices: CaptionChoices = field(init=False)
+    columns: Columns = field(init=False)
     tokens: CaptionTokens = field(init=False)
 
     def __post_init__(self) -> None:
-        self.choice = CaptionChoice(self.store, self.view, self.seed)
+        self.choices = CaptionChoices(self.store, self.view, self.seed)
+        self.columns = Columns(self.store, self.view)
         self.tokens = CaptionTokens(self.towers.tokenizer)
 
     @property
@@ -124,21 +131,36 @@ class PieceMaker:
         view = self.view
         draws = position_draws(view.seed, task.first, len(task.rows), 1 + CROP_DRAWS)
         augment = view.view.augment
-        boxes = crops(augment, draws[:, 1:]) if augment else [None] * len(contents)
-        for number, (content, crop) in enumerate(zip(contents, boxes, strict=True)):
+        drawn = crops(augment, draws[:, 1:]) if augment else [None] * len(contents)
+        windows = []
+        for number, (content, crop) in enumerate(zip(contents, drawn, strict=True)):
             try:
-                self.picture(content, crop, out[number])
+                windows.append(self.picture(content, crop, out[number]))
             except UNREADABLE as error:
                 place = view.store.ranges(task.rows[number : number + 1])[0]
                 raise view.store.unreadable(place, error) from error
-        captions = view.choice.take(task.rows, draws[:, 0])
-        ids = np.array([text_id(caption) for caption in captions], np.int64)
-        return Piece(view.store.uids_of(task.rows), captions, view.tokens(captions), ids)
+        slot_draws = position_draws(view.seed, task.first, len(task.rows), len(view.view.texts), SLOTS)
+        captions = view.choices.take(task.rows, draws[:, 0], slot_draws)
+        texts = {of_slot("text", slot): view.tokens(chosen) for slot, chosen in captions.items()}
+        more = {of_slot("text_id", slot): text_ids(chosen) for slot, chosen in captions.items()}
+        more |= {"position": np.arange(task.first, task.first + len(task.rows))}
+        more |= view.columns.of(task.rows, np.array(windows))
+        return Piece(view.store.uids_of(task.rows), captions[""], texts, more)
+
+
+def text_ids(captions: Sequence[str]) -> npt.NDArray[np.int64]:
+    """(B,) numbers, equal for equal captions."""
+    return np.array([text_id(caption) for caption in captions], np.int64)
 
 
 def text_id(caption: str) -> int:
     """A 63-bit number that is equal for equal captions."""
     return int.from_bytes(hashlib.blake2b(caption.encode(), digest_size=8).digest(), "big") >> 1
+
+
+def joined(parts: Sequence[Mapping[str, npt.NDArray[Any]]]) -> dict[str, Tensor]:
+    """Rows of pieces, one after another, by name."""
+    return {name: torch.from_numpy(np.concatenate([part[name] for part in parts])) for name in parts[0]}
 
 
 def batches(
@@ -188,9 +210,9 @@ class _Loader:
         for at in range(0, len(pixels), self.piece_pairs):
             pieces.append(self.pieces.take(pixels[at : at + self.piece_pairs]))
             self.last_piece = time.monotonic()
-        uids, captions, text, ids = zip(*pieces, strict=True)
-        text_BL, ids_B = (torch.from_numpy(np.concatenate(column)) for column in (text, ids))
-        return Batch(image.permute(0, 3, 1, 2), text_BL, ids_B, list(chain(*uids)), list(chain(*captions)))
+        uids, captions, texts, more = zip(*pieces, strict=True)
+        named = (joined(texts), joined(more))
+        return Batch(image.permute(0, 3, 1, 2), named[0], list(chain(*uids)), list(chain(*captions)), named[1])
 
     def _memory(self, shape: tuple[int, ...]) -> Tensor:
         """Room for a batch's pixels: that of a batch nobody holds any more, as fresh pages cost a tenth of a picture.

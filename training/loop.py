@@ -4,10 +4,13 @@ import math
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from training.gradients import apply_rules
+from training.inputs import model_inputs
 from training.loading import Batch, DataView
 from training.meter import Meter
 from training.objectives import Context, Loss, WeightedSum
@@ -63,6 +66,7 @@ def train(run: PhaseRun) -> None:
             set_learning_rate(run, step)
             values = forward_backward(run, batch, step)
             with run.span("optimizer", step):
+                apply_rules(run.phase.gradients, run.towers.model)
                 values["grad_norm"] = clip_gradients(run.towers.parameters(), run.phase.optimizer.clip_grad_norm)
                 run.optimizer.step()
                 run.optimizer.zero_grad(set_to_none=True)
@@ -90,14 +94,15 @@ def forward_backward(run: PhaseRun, batch: Batch, step: int) -> dict[str, Tensor
     with run.span("forward", step), torch.no_grad():
         outputs = [forward(run, chunk, step, number) for number, chunk in enumerate(chunks)]
     with run.span("loss", step):
-        leaves = {name: joined([out[name] for out in outputs], len(chunks[0])) for name in outputs[0]}
+        shared = run.towers.shared_outputs
+        leaves = {name: joined([out[name] for out in outputs], name in shared) for name in outputs[0]}
         loss = compute_loss(run, leaves, batch, step)
         loss.value.backward()  # type: ignore[no-untyped-call]
     at = 0
     for number, chunk in enumerate(chunks):
         last = number == len(chunks) - 1
         with run.span("backward", step), synchronised(run.module, last):
-            backward_chunk(forward(run, chunk, step, number), leaves, at, len(chunk), last)
+            backward_chunk(forward(run, chunk, step, number), leaves, slice(at, at + len(chunk)), shared, last)
         at += len(chunk)
     return readings(loss, run)
 
@@ -106,11 +111,11 @@ def forward(run: PhaseRun, batch: Batch, step: int, chunk: int) -> dict[str, Ten
     """The model's named outputs, in float32; its random numbers are a function of (seed, step, chunk, rank)."""
     torch.manual_seed(hash((run.seed, step, chunk, run.view.rank, _MODEL_STREAM)))
     device = run.towers.device
-    text = run.towers.trimmed(batch.text).to(device, non_blocking=True)
+    inputs = model_inputs(run.towers, batch, device)
     if torch.is_grad_enabled():
-        run.meter.saw(len(batch), text.shape[1])
+        run.meter.saw(len(batch), *(inputs[name].shape[1] for name in batch.texts))
     with torch.autocast(device.type, dtype=run.autocast, enabled=run.autocast is not None):
-        outputs = run.module(run.towers.normalise(batch.image), text)
+        outputs = run.module(inputs)
     return {name: value.float() if value.is_floating_point() else value for name, value in outputs.items()}
 
 
@@ -119,7 +124,7 @@ def compute_loss(run: PhaseRun, outputs: dict[str, Tensor], batch: Batch, step: 
 
     The first step verifies that all names are there.
     """
-    names = {**outputs, "text_id": batch.text_id}
+    names = {**outputs, **batch.more}
     for label, teacher in run.teachers.items():
         names |= {f"{label}.{name}": value for name, value in teacher.targets(batch).items()}
     if step == run.start_step:
@@ -128,23 +133,23 @@ def compute_loss(run: PhaseRun, outputs: dict[str, Tensor], batch: Batch, step: 
     return run.objective(names, Context(step / max(1, run.phase.steps), run.view.rank, run.view.world_size, generator))
 
 
-def joined(parts: list[Tensor], chunk: int) -> Tensor:
+def joined(parts: list[Tensor], is_shared: bool) -> Tensor:
     """One leaf of all chunks' outputs: concatenated where rows are pairs, the value itself where it is shared."""
-    shared = parts[0].ndim == 0 or len(parts[0]) != chunk
-    value = parts[0] if shared else torch.cat(parts)
+    value = parts[0] if is_shared else torch.cat(parts)
     return value.detach().requires_grad_(value.is_floating_point())
 
 
-def backward_chunk(outputs: dict[str, Tensor], leaves: dict[str, Tensor], at: int, pairs: int, last: bool) -> None:
+def backward_chunk(
+    outputs: dict[str, Tensor], leaves: dict[str, Tensor], rows: slice, shared: frozenset[str], last: bool
+) -> None:
     """Send the leaves' gradients into one chunk's graph; shared values get theirs once, with the last chunk."""
     tensors, gradients = [], []
     for name, output in outputs.items():
         gradient = leaves[name].grad
-        shared = output.shape == leaves[name].shape and (output.ndim == 0 or len(output) != pairs)
-        if gradient is None or not output.requires_grad or (shared and not last):
+        if gradient is None or not output.requires_grad or (name in shared and not last):
             continue
         tensors.append(output)
-        gradients.append(gradient if shared else gradient[at : at + pairs])
+        gradients.append(gradient if name in shared else gradient[rows])
     torch.autograd.backward(tensors, gradients)
 
 
@@ -160,12 +165,13 @@ def make_optimizer(towers: Towers, spec: AdamW) -> torch.optim.Optimizer:
 
 
 def learning_rate(spec: AdamW, schedule: CosineSchedule, samples: float, total: int) -> float:
-    """Linear warm-up, then cosine from the peak to its final fraction."""
+    """Linear warm-up, then cosine from the peak to its final fraction, as often as there are cycles."""
     if samples < schedule.warmup_samples:
         return spec.lr * samples / schedule.warmup_samples
     progress = (samples - schedule.warmup_samples) / max(1, total - schedule.warmup_samples)
-    low = schedule.final_lr_fraction
-    return spec.lr * (low + (1 - low) * (1 + math.cos(math.pi * min(1.0, progress))) / 2)
+    low, turns = schedule.final_lr_fraction, min(1.0, progress) * schedule.cycles
+    part = turns - min(math.floor(turns), schedule.cycles - 1)
+    return spec.lr * (low + (1 - low) * (1 + math.cos(math.pi * part)) / 2)
 
 
 def set_learning_rate(run: PhaseRun, step: int) -> None:
@@ -178,5 +184,7 @@ def set_learning_rate(run: PhaseRun, step: int) -> None:
 
 @torch.no_grad()
 def clamp_logit_scale(run: PhaseRun) -> None:
-    """Keep the temperature in [0, ln max], as CLIP does."""
-    run.towers.model.logit_scale.clamp_(0, math.log(run.phase.logit_scale_max))  # type: ignore[operator]
+    """Keep a temperature that trains in [0, ln max], as CLIP does; OpenAI's own lies a hair above."""
+    scale: Any = run.towers.model.logit_scale
+    if scale.requires_grad:
+        scale.clamp_(0, math.log(run.phase.logit_scale_max))

@@ -72,10 +72,10 @@ class Meter:
     """
 
     def __init__(
-        self, flops_per_pair: Callable[[int], int | None], device: torch.device, world_size: int,
+        self, flops_per_pair: Callable[..., int | None], device: torch.device, world_size: int,
         autocast: torch.dtype | None = None,
     ) -> None:  # fmt: skip
-        """`flops_per_pair`: text tokens -> model FLOPs of one pair in training, or None where they are not counted."""
+        """`flops_per_pair`: tokens of a pair's texts -> its model FLOPs in training, or None where not counted."""
         self.flops_per_pair, self.device, self.world_size = flops_per_pair, device, world_size
         self.peak = peak(device, autocast or torch.float32)
         self._data = HostSpan()
@@ -91,9 +91,9 @@ class Meter:
             self._spans[name] = DeviceSpan() if self.device.type == "cuda" else HostSpan()
         return self._spans[name]
 
-    def saw(self, pairs: int, text_tokens: int) -> None:
-        """Count the computing of pairs whose captions came as `text_tokens` tokens; once, however often they pass."""
-        flops = self.flops_per_pair(text_tokens)
+    def saw(self, pairs: int, *text_tokens: int) -> None:
+        """Count the computing of pairs whose texts came as so many tokens each; once, however often they pass."""
+        flops = self.flops_per_pair(*text_tokens)
         self._flops = None if flops is None or self._flops is None else self._flops + flops * pairs
 
     def reading(self, pairs: int) -> dict[str, float]:

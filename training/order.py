@@ -9,7 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 Ints = npt.NDArray[np.int64]
-_EPOCH, _NOISE, _POSITION = 1, 3, 4
+_EPOCH, _NOISE = 1, 3
+POSITION, SLOTS = 4, 5  # streams of positions' own numbers: caption and crop; captions of text slots
 _NUMBERS_PER_BLOCK = 4  # Philox makes them four at a time, and can start at any block
 
 
@@ -18,13 +19,13 @@ def generator(seed: int, stream: int, number: int) -> np.random.Generator:
     return np.random.Generator(np.random.Philox(np.random.SeedSequence((seed, stream, number))))
 
 
-def position_draws(seed: int, first: int, count: int, numbers: int) -> npt.NDArray[np.float64]:
+def position_draws(seed: int, first: int, count: int, numbers: int, stream: int = POSITION) -> npt.NDArray[np.float64]:
     """(count, numbers) uniform in [0, 1): those of the pairs at positions [first, first + count) of a run.
 
     A position's numbers are its own, whoever asks and with which others, and nobody draws those of the rest.
     """
     blocks = -(-numbers // _NUMBERS_PER_BLOCK)
-    random = np.random.Philox(np.random.SeedSequence((seed, _POSITION))).advance(first * blocks)
+    random = np.random.Philox(np.random.SeedSequence((seed, stream))).advance(first * blocks)
     return np.random.Generator(random).random((count, blocks * _NUMBERS_PER_BLOCK))[:, :numbers]
 
 

@@ -5,7 +5,7 @@ at a Python string would write its reference count and so copy the page.
 Shapes: N pairs, B pairs asked for, S caption sources.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -19,7 +19,7 @@ from data.selection import kept_uids
 from data.shards import CaptionLayer, ShardSet
 from training.order import Ints, derange
 from training.pictures import UNREADABLE, Pixels, exact_picture
-from training.specs import View
+from training.specs import Fallback, View
 
 
 class PairStore:
@@ -132,16 +132,23 @@ class CaptionChoice:
     Always consumes one draw a pair, so that a pair with one caption leaves the others' draws alone.
     """
 
-    def __init__(self, store: PairStore, view: View, seed: int) -> None:
-        """Raises ShardError when a source is unknown or some pair has none of them."""
-        unknown = sorted(set(view.caption_weights) - set(store.captions))
+    def __init__(
+        self, store: PairStore, weights: Mapping[str, float], fallback: Fallback | None = None,
+        source: Ints | None = None, first_sentence: bool = False,
+    ) -> None:  # fmt: skip
+        """`source`: row -> row whose captions it gets; None: its own.
+
+        Raises:
+            ShardError: a source is unknown, or some pair has none of them.
+        """
+        unknown = sorted({*weights, *([fallback.source] if fallback else [])} - set(store.captions))
         if unknown:
             raise ShardError(
                 f"caption source {unknown[0]!r}: not in these pairs; there are {', '.join(sorted(store.captions))}"
             )
-        self.store, self.names = store, list(view.caption_weights)
-        self.source = derange(len(store), view.caption_noise, seed) if view.caption_noise else None
-        self.weight_S = np.array([view.caption_weights[name] for name in self.names])
+        self.store, self.names = store, list(weights)
+        self.fallback, self.source, self.first_sentence = fallback, source, first_sentence
+        self.weight_S = np.array([weights[name] for name in self.names])
         columns = (store.captions[name].is_valid().to_numpy(zero_copy_only=False) for name in self.names)
         self.has_SN = np.stack([column & (weight > 0) for column, weight in zip(columns, self.weight_S, strict=True)])
         without = np.flatnonzero(~self.has_SN.any(axis=0))
@@ -163,4 +170,40 @@ class CaptionChoice:
             at = np.flatnonzero(chosen_B == number)
             for place, text in zip(at.tolist(), self.store.captions_of(self.names[number], rows[at]), strict=True):
                 texts[place] = text
-        return [str(text) for text in texts]
+        return self._shortened(self._long_enough(rows, [str(text) for text in texts]))
+
+    def _long_enough(self, rows: Ints, texts: list[str]) -> list[str]:
+        """With the original in place of a caption of too few words, where the pair has an original."""
+        if self.fallback is None:
+            return texts
+        least = self.fallback.min_words
+        at = np.array([place for place, text in enumerate(texts) if len(text.split(" ")) < least], np.int64)
+        originals = self.store.captions_of(self.fallback.source, rows[at]) if len(at) else []
+        for place, text in zip(at.tolist(), originals, strict=True):
+            texts[place] = texts[place] if text is None else text
+        return texts
+
+    def _shortened(self, texts: list[str]) -> list[str]:
+        return [text.partition(". ")[0] for text in texts] if self.first_sentence else texts
+
+
+class CaptionChoices:
+    """All captions of a visit: the main one and those of the view's text slots, each with draws of its own."""
+
+    def __init__(self, store: PairStore, view: View, seed: int) -> None:
+        """Raises ShardError as `CaptionChoice` does."""
+        source = derange(len(store), view.caption_noise, seed) if view.caption_noise else None
+        self.main = CaptionChoice(store, view.caption_weights, view.fallback, source)
+        self.slots = {
+            name: CaptionChoice(store, slot.caption_weights, view.fallback, source, slot.first_sentence)
+            for name, slot in view.texts.items()
+        }
+
+    def take(
+        self, rows: Ints, draws_B: npt.NDArray[np.float64], slot_draws_BS: npt.NDArray[np.float64]
+    ) -> dict[str, list[str]]:
+        """Captions by slot; the main ones under the empty name."""
+        found = {"": self.main.take(rows, draws_B)}
+        for number, (name, choice) in enumerate(self.slots.items()):
+            found[name] = choice.take(rows, slot_draws_BS[:, number])
+        return found

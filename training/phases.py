@@ -20,6 +20,7 @@ from data.place import Place
 from training import surgeries
 from training.checkpoints import Ledger, LogLine, best_step
 from training.clusters import cluster_order
+from training.gradients import check_rules, frozen_parts
 from training.loading import Batch, DataView, batches, open_pairs
 from training.loop import PhaseRun, make_optimizer, train
 from training.meter import Meter, Profile
@@ -81,20 +82,23 @@ class StageRun:
         """Build one phase, bring it to where it stood, run the loop, prove that what is frozen stayed so."""
         towers = self.changed_towers(name, phase).to(self.device)
         frozen = set_trainable(towers.model, phase.trainable)
+        check_rules(phase, towers.model)
         teachers = {
             label: build_teacher(spec, self.parents, f"phases.{name}.teachers.{label}")
             for label, spec in phase.teachers.items()
         }
         run = self.phase_run(name, phase, towers, teachers)
         self.validation = self.make_validation(towers)
-        before = self.digests(towers, frozen, teachers)
+        before = self.digests(phase, towers, frozen, teachers)
         self.ledger.restore(name, run)
         log = self.ledger.log(name)
         traces = storage.join(self.place.root, ".profiles", storage.name_of(self.out_uri), name)
         with Profile(self.place.profile_steps, traces, self.rank, self.events.message) as profile:
             run.after_step = partial(self.after_step, name, run, log, profile)
             train(run)
-        assert self.digests(towers, frozen, teachers) == before, f"phase {name}: a frozen weight or a teacher changed"
+        assert self.digests(phase, towers, frozen, teachers) == before, (
+            f"phase {name}: a frozen weight or a teacher changed"
+        )
         weights = self.ledger.best(name, log) if phase.result == "best" else whole_weights(towers)
         self.ledger.finish(name, towers, weights, log)
 
@@ -123,10 +127,11 @@ class StageRun:
         flops = flops_per_pair(towers.config["model_cfg"], towers.layout)
         return Meter(flops, self.device, self.world_size, self.autocast())
 
-    def digests(self, towers: Towers, frozen: list[str], teachers: dict[str, Teacher]) -> list[str]:
+    def digests(self, phase: Phase, towers: Towers, frozen: list[str], teachers: dict[str, Teacher]) -> list[str]:
         """Hashes of all that must not change in a phase."""
         return [
             weights_digest(towers.model.state_dict(), frozen),
+            weights_digest(frozen_parts(phase.gradients, towers.model)),
             *(teacher.digest() for teacher in teachers.values()),
         ]
 

@@ -37,6 +37,15 @@ class Box(NamedTuple):
     height: int
 
 
+class Window(NamedTuple):
+    """What of a picture a square shows, in fractions of the picture; outside of [0, 1] there is padding."""
+
+    left: float
+    top: float
+    width: float
+    height: float
+
+
 class Crop(NamedTuple):
     """A random resized crop, drawn before the picture's size is known."""
 
@@ -71,13 +80,15 @@ def crops(augment: Augment, draws_BD: Floats) -> list[Crop]:
     return [Crop(shapes_T2, x, y, augment.crop_ratio) for shapes_T2, (x, y) in zip(shapes_BT2, places, strict=True)]
 
 
-def exact_picture(content: bytes, crop: Crop | None, out: Pixels) -> None:
+def exact_picture(content: bytes, crop: Crop | None, out: Pixels) -> Window:
     """Put the pixels of open_clip's transform for this crop into `out` (side, side, 3); None: its validation transform.
+
+    Returns what of the picture they show.
 
     Raises:
         OSError, ValueError, SyntaxError, DecompressionBombError: not a readable picture (`UNREADABLE`).
     """
-    put_square(open_picture(content), crop, out)
+    return put_square(open_picture(content), crop, out)
 
 
 class Fit(NamedTuple):
@@ -97,14 +108,15 @@ class Fit(NamedTuple):
         return _shorter_side_to(side, width, height)
 
 
-def put_square(image: Image.Image, crop: Crop | None, out: Pixels, fit: Fit = Fit()) -> None:  # noqa: B008 - frozen
+def put_square(image: Image.Image, crop: Crop | None, out: Pixels, fit: Fit = Fit()) -> Window:  # noqa: B008 - frozen
     """The same of a picture that is decoded already; without a crop it is fitted as `fit` says."""
     side = len(out)
     if crop:
-        left, top, width, height = crop.box(*image.size)
+        box = crop.box(*image.size)
+        left, top, width, height = box
         cut = image.crop((left, top, left + width, top + height))
         out[:] = np.asarray(cut.resize((side, side), Image.Resampling.BICUBIC))
-        return
+        return _window(box, image.size)
     size = fit.size(side, *image.size)
     if image.size != size:
         image = image.resize(size, Image.Resampling.BILINEAR if fit.bilinear else Image.Resampling.BICUBIC)
@@ -112,12 +124,13 @@ def put_square(image: Image.Image, crop: Crop | None, out: Pixels, fit: Fit = Fi
         left, top = (side - image.width) // 2, (side - image.height) // 2
         out[:] = fit.fill
         out[top : top + image.height, left : left + image.width] = np.asarray(image)
-        return
+        return _window(Box(-left, -top, side, side), image.size)
     out[:] = _central(np.asarray(image), side)
+    return _window(Box(*_corner(image.size, side), side, side), image.size)
 
 
-def fast_picture(content: bytes, crop: Crop | None, out: Pixels) -> None:
-    """Put pixels close to those of `exact_picture` into `out` (side, side, 3); raises what it raises."""
+def fast_picture(content: bytes, crop: Crop | None, out: Pixels) -> Window:
+    """Put pixels close to those of `exact_picture` into `out` (side, side, 3); returns and raises what that does."""
     size, side = _jpeg_size(content), len(out)
     if size is None:
         image = open_picture(content)
@@ -159,20 +172,27 @@ def _jpeg_size(content: bytes) -> tuple[int, int] | None:
     return (width, height) if colours in ("YCbCr", "Gray", "RGB") else None
 
 
-def _fit(pixels_HW3: Pixels, size: tuple[int, int], crop: Crop | None, out: Pixels) -> None:
+def _window(box: Box, size: tuple[int, int]) -> Window:
+    """A box of a picture, or of a resized one, in fractions of it."""
+    return Window(box.left / size[0], box.top / size[1], box.width / size[0], box.height / size[1])
+
+
+def _fit(pixels_HW3: Pixels, size: tuple[int, int], crop: Crop | None, out: Pixels) -> Window:
     """Crop and resize pixels of a picture whose full `size` may be larger than they are."""
     height, width = pixels_HW3.shape[:2]
     if crop is None:
         whole = np.empty((*_shorter_side_to(len(out), *size)[::-1], 3), np.uint8)
         _resize(pixels_HW3, whole)
         out[:] = _central(whole, len(out))
-        return
+        resized = (whole.shape[1], whole.shape[0])
+        return _window(Box(*_corner(resized, len(out)), len(out), len(out)), resized)
     box = crop.box(*size)
     across, down = width / size[0], height / size[1]
     left, top = round(box.left * across), round(box.top * down)
     right = max(left + 1, round((box.left + box.width) * across))
     bottom = max(top + 1, round((box.top + box.height) * down))
     _resize(pixels_HW3[top:bottom, left:right], out)
+    return _window(box, size)
 
 
 def _resize(pixels_HW3: Pixels, out: Pixels) -> None:
@@ -192,7 +212,11 @@ def _shorter_side_to(side: int, width: int, height: int) -> tuple[int, int]:
     return int(side * width / height), side
 
 
+def _corner(size: tuple[int, int], side: int) -> tuple[int, int]:
+    """(left, top) of the central square."""
+    return round((size[0] - side) / 2), round((size[1] - side) / 2)
+
+
 def _central(pixels_HW3: Pixels, side: int) -> Pixels:
-    height, width = pixels_HW3.shape[:2]
-    top, left = round((height - side) / 2), round((width - side) / 2)
+    left, top = _corner((pixels_HW3.shape[1], pixels_HW3.shape[0]), side)
     return pixels_HW3[top : top + side, left : left + side]

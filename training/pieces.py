@@ -32,8 +32,8 @@ class Piece(NamedTuple):
 
     uids: list[str]
     captions: list[str]
-    text: npt.NDArray[np.int64]  # (B, L) token ids
-    text_id: npt.NDArray[np.int64]  # (B,)
+    texts: dict[str, npt.NDArray[np.int64]]  # `text`, `text.<slot>`: (B, L) token ids
+    more: dict[str, npt.NDArray[Any]]  # (B, ...): `text_id`, `position` and what the view reads of metadata
 
 
 class Maker(Protocol):

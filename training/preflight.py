@@ -19,7 +19,7 @@ from training.resources import (
     memory_of_a_rank,
 )
 from training.sizes import ModelSizes, count
-from training.specs import ClusterSampler, TrainSpec, Upcycle
+from training.specs import ClusterSampler, TrainSpec
 
 
 class Pairs(NamedTuple):
@@ -70,11 +70,7 @@ def phase_sizes(spec: TrainSpec, init: ModelSizes | None) -> dict[str, ModelSize
     for name, phase in spec.phases.items():
         sizes = found.get(phase.start)
         for surgery in phase.surgeries:
-            if isinstance(surgery, Upcycle):
-                experts, layers = len(surgery.experts), (surgery.image_layers, surgery.text_layers)
-                sizes = None if sizes is None else sizes.upcycled(experts, surgery.top_k, *layers)
-            else:
-                sizes = count(surgery.architecture)
+            sizes = surgery.sizes(sizes)
         found[name] = sizes
     return {name: found[name] for name in spec.phases}
 

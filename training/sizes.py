@@ -9,12 +9,12 @@ import importlib.util
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from fnmatch import fnmatchcase
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from data.errors import ModelError, nearest
+from training.names import matches
 from training.sizes_resnet import resnet
 from training.tower_sizes import Config, Tower, number, text_transformer, vision_transformer
 
@@ -43,11 +43,18 @@ class ModelSizes:
         return None if self.named is None else sum(self.named.values())
 
     def trainable(self, patterns: Iterable[str]) -> int | None:
-        """Number of parameters whose names match one of the glob patterns."""
+        """Number of parameters whose names the patterns mean."""
         patterns = tuple(patterns)
         if self.named is None:
             return None
-        return sum(n for name, n in self.named.items() if any(fnmatchcase(name, pattern) for pattern in patterns))
+        return sum(n for name, n in self.named.items() if matches(name, patterns))
+
+    @property
+    def active_parameters(self) -> int | None:
+        """Number of parameters that one pair's forward pass uses: of a mixture, k experts' a block."""
+        if self.parameters is None or self.image is None or self.text is None:
+            return None
+        return self.parameters - self.image.idle_parameters - self.text.idle_parameters
 
     def forward_flops(self, text_tokens: int | None = None) -> int | None:
         """Forward FLOPs of one pair whose caption has `text_tokens` tokens (the context length by default)."""
@@ -55,10 +62,15 @@ class ModelSizes:
             return None
         return self.image.flops() + self.text.flops(text_tokens)
 
-    def training_flops(self, text_tokens: int | None = None) -> int | None:
-        """*Model* FLOPs of one pair in training: three forward passes, whatever is computed again. MFU uses these."""
+    def training_flops(self, text_tokens: int | None = None, *more_texts: int | None) -> int | None:
+        """*Model* FLOPs of one pair in training: three forward passes, whatever is computed again. MFU uses these.
+
+        `more_texts`: the tokens of a pair's other texts, None for the context length.
+        """
         forward = self.forward_flops(text_tokens)
-        return None if forward is None else TRAINING_FORWARDS * forward
+        if forward is None or self.text is None:
+            return None
+        return TRAINING_FORWARDS * (forward + sum(self.text.flops(tokens) for tokens in more_texts))
 
     def hardware_flops(self, text_tokens: int | None = None, recomputed: int = 0) -> int | None:
         """FLOPs that the device does: checkpointed activations and cached gradients recompute one forward pass each."""
@@ -74,6 +86,10 @@ class ModelSizes:
             text=text and text.upcycled(num_experts, top_k, text_layers),
         )
 
+    def with_context(self, tokens: int) -> "ModelSizes":
+        """The model with so many text positions."""
+        return replace(self, text=self.text and self.text.with_context(tokens))
+
 
 def count(architecture: str | Config, layout: Sequence[Mapping[str, Any]] = ()) -> ModelSizes:
     """Sizes of an open_clip architecture (name or config), after the surgeries of a checkpoint's `layout`.
@@ -88,13 +104,13 @@ def count(architecture: str | Config, layout: Sequence[Mapping[str, Any]] = ()) 
     scalars = ("logit_scale", *(("logit_bias",) if config.get("init_logit_bias") is not None else ()))
     sizes = ModelSizes(_image_tower(config), _text_tower(config), number(config, "embed_dim", 0), scalars)
     for surgery in layout:
-        assert surgery["surgery"] == "upcycle"
-        sizes = sizes.upcycled(*(surgery[key] for key in ("num_experts", "top_k", "image_layers", "text_layers")))
+        if surgery["surgery"] == "upcycle":  # no other changes how much is computed without changing the config
+            sizes = sizes.upcycled(*(surgery[key] for key in ("num_experts", "top_k", "image_layers", "text_layers")))
     return sizes
 
 
-def flops_per_pair(config: Config, layout: Sequence[Mapping[str, Any]] = ()) -> Callable[[int], int | None]:
-    """Model FLOPs of one pair in training as a function of its caption's tokens; the function gives None if uncounted.
+def flops_per_pair(config: Config, layout: Sequence[Mapping[str, Any]] = ()) -> Callable[..., int | None]:
+    """Model FLOPs of one pair in training as a function of its texts' tokens; the function gives None if uncounted.
 
     `config` and `layout` are those of `Towers`.
     """

@@ -98,13 +98,27 @@ class Tower:
         return self.fixed_flops + self.blocks.flops((tokens or self.tokens) + self.added_tokens)
 
     def upcycled(self, num_experts: int, top_k: int, layers: int | None) -> "Tower | None":
-        """The tower with experts in its last `layers` blocks (all by default); None for a ResNet and a second time."""
-        if self.blocks is None or self.blocks.mixed:
+        """The tower with experts in its last `layers` blocks (all by default) and in no others; None for a ResNet."""
+        if self.blocks is None:
             return None
         mixed = min(layers or self.blocks.layers, self.blocks.layers)
         blocks = replace(self.blocks, mixed=mixed, num_experts=num_experts, top_k=top_k)
         dense = {name: values for name, values in self.named.items() if ".resblocks." not in name}
         return replace(self, blocks=blocks, named={**dense, **dict(blocks.parameters(self.prefix))})
+
+    @property
+    def idle_parameters(self) -> int:
+        """Parameters of the experts that a token does not use."""
+        if self.blocks is None or not self.blocks.mixed:
+            return 0
+        expert = sum(n for name, n in self.named.items() if ".experts.0." in name)
+        return expert * (self.blocks.num_experts - self.blocks.top_k)
+
+    def with_context(self, tokens: int) -> "Tower":
+        """The text tower with so many positions; all else does not depend on their number."""
+        name, extra = f"{self.prefix}positional_embedding", self.added_tokens
+        width = self.named[name] // (self.tokens + extra)
+        return replace(self, tokens=tokens, input_values=tokens, named={**self.named, name: width * (tokens + extra)})
 
 
 def vision_transformer(config: Config) -> Tower:

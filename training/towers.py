@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import open_clip
 import torch
-from open_clip.transformer import TextTransformer
+from open_clip.transformer import TextTransformer, VisionTransformer
 from torch import Tensor, nn
 
 from data import storage
@@ -27,7 +27,9 @@ from data.errors import ModelError, nearest
 from data.features import Floats
 from data.stage import Outcome, Work
 from training.checkpoint_folder import CONFIG_NAME, OWN_CONFIG_NAME, OWN_WEIGHTS_NAME, WEIGHTS_NAME, open_folder
+from training.names import of_slot
 from training.pictures import Fit, Pixels
+from training.sizes import count
 from training.specs import ModelSpec
 
 _WEIGHTS_FILES = (".safetensors", ".pt", ".pth", ".bin")
@@ -44,51 +46,140 @@ class Towers(nn.Module):
         super().__init__()
         self.model, self.config, self.layout = model, config, layout
 
-    def forward(self, image_BCHW: Tensor, text_BL: Tensor) -> dict[str, Tensor]:
-        """Return image_features (B, D), text_features (B, D), logit_scale (), and logit_bias () if any.
+    def forward(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Named outputs for named inputs (training/inputs.py): `image` (B, C, H, W), `text` and `text.<slot>` (B, L).
 
-        Also what surgeries expose: what a module exposes (`exposed`, set by its own forward) comes back as
-        `image_<name>` or `text_<name>`, stacked over layers in dimension 1.
+        `image_features`, `text_features` (B, D) of length 1 and `raw_image_features`, `raw_text_features` before that;
+        of text slot S `text_features.S`; `logit_scale` (), `logit_bias` () if any. What a module exposes (`exposed`,
+        set by its own forward) is `image_<name>` or `text_<name>`, stacked over layers in dimension 1. Aids add theirs.
         """
-        features = {"image_features": self.model.encode_image(image_BCHW, normalize=True)}  # type: ignore[operator]
-        features |= self._exposed("image_")
-        features["text_features"] = self.encode_text(text_BL)
-        features |= self._exposed("text_")
-        features["logit_scale"] = self.model.logit_scale.exp()  # type: ignore[operator]
-        if getattr(self.model, "logit_bias", None) is not None:
-            features["logit_bias"] = self.model.logit_bias
-        return features
+        seen: dict[str, Tensor] = {}
+        outputs = self._image_outputs(inputs["image"], seen)
+        for name, ids_BL in inputs.items():
+            if name == "text" or name.startswith("text."):
+                outputs |= self._text_outputs(ids_BL, name.partition(".")[2], seen)
+        model: Any = self.model
+        outputs["logit_scale"] = model.logit_scale.exp()
+        if getattr(model, "logit_bias", None) is not None:
+            outputs["logit_bias"] = model.logit_bias
+        for aid in self.aids.values():
+            outputs |= aid.outputs(self.model, inputs, outputs | seen)
+        return outputs
+
+    def _image_outputs(self, image_BCHW: Tensor, seen: dict[str, Tensor]) -> dict[str, Tensor]:
+        if self._reads_tokens:
+            raw_BD, states_BPW = self._image_states(image_BCHW)
+            seen |= {"image_states": states_BPW, "image_tokens": self._image_projection(states_BPW)}
+        else:
+            raw_BD = self.model.encode_image(image_BCHW)  # type: ignore[operator]
+        features = {"image_features": nn.functional.normalize(raw_BD, dim=-1), "raw_image_features": raw_BD}
+        return features | self._exposed("image_", "")
+
+    def _text_outputs(self, text_BL: Tensor, slot: str, seen: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Features of one text slot; tokens are those of the main captions."""
+        if self._reads_tokens and not slot:
+            states_BLW = self.text_states(text_BL)
+            raw_BD = self.text_projection(self.at_end(states_BLW, text_BL))
+            last = text_BL.argmax(dim=-1, keepdim=True)
+            place = torch.arange(text_BL.shape[1], device=text_BL.device)
+            mask_BL = (place > 0) & (place < last)
+            seen |= {"text_tokens": self.text_projection(states_BLW), "text_mask": mask_BL}
+        else:
+            raw_BD = self._raw_text(text_BL)
+        features = {"text_features": nn.functional.normalize(raw_BD, dim=-1), "raw_text_features": raw_BD}
+        return {of_slot(name, slot): value for name, value in features.items()} | self._exposed("text_", slot)
+
+    @property
+    def aids(self) -> Mapping[str, Any]:
+        """Modules for training only that stand beside the towers (training/surgeries/aids.py), by name."""
+        return dict(getattr(self.model, "aids", {}))
+
+    @property
+    def shared_outputs(self) -> frozenset[str]:
+        """Names of outputs whose rows are not the batch's pairs."""
+        return frozenset({"logit_scale", "logit_bias"}).union(*(aid.shared for aid in self.aids.values()))
+
+    @property
+    def _reads_tokens(self) -> bool:
+        return any(aid.reads_tokens for aid in self.aids.values())
+
+    def require_tokens(self, who: str) -> None:
+        """Refuse towers whose patches and words cannot be told.
+
+        Raises:
+            ModelError: names the tower that is not open_clip's own transformer.
+        """
+        if type(self.model.visual) is not VisionTransformer:
+            raise ModelError(f"{who}: needs open_clip's own ViT as image tower, for its patches; this is another kind")
+        if not self.walks_text:
+            raise ModelError(f"{who}: needs open_clip's own causal text tower, for its words; this is another kind")
+
+    def _image_states(self, image_BCHW: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, D) features before normalisation and (B, P, W) patches before the projection."""
+        visual: Any = self.model.visual
+        before, visual.output_tokens = visual.output_tokens, True
+        try:
+            raw_BD, states_BPW = visual(image_BCHW)
+        finally:
+            visual.output_tokens = before
+        return raw_BD, states_BPW
+
+    def _image_projection(self, states_BPW: Tensor) -> Tensor:
+        projection: Any = self.model.visual.proj  # type: ignore[union-attr]
+        return states_BPW if projection is None else states_BPW @ projection
 
     def encode_text(self, text_BL: Tensor) -> Tensor:
         """text_features (B, D) of token ids that may have been `trimmed`."""
+        return nn.functional.normalize(self._raw_text(text_BL), dim=-1)
+
+    def _raw_text(self, text_BL: Tensor) -> Tensor:
         if not self.trims_text:
-            return self.model.encode_text(text_BL, normalize=True)  # type: ignore[operator,no-any-return]
+            return self.model.encode_text(text_BL)  # type: ignore[operator,no-any-return]
         # open_clip adds all its positions and masks all its tokens whatever the length, so it is walked through here
-        tower, length = self._text_tower, text_BL.shape[1]
+        return self.text_projection(self.at_end(self.text_states(text_BL), text_BL))
+
+    def text_states(self, text_BL: Tensor) -> Tensor:
+        """(B, L, W) of a causal text tower after its last norm."""
+        tower, length = self.text_tower, text_BL.shape[1]
         x_BLW = tower.token_embedding(text_BL) + tower.positional_embedding[:length]
-        x_BLW = tower.ln_final(tower.transformer(x_BLW, attn_mask=tower.attn_mask[:length, :length]))
-        x_BW = x_BLW[torch.arange(len(x_BLW), device=x_BLW.device), text_BL.argmax(dim=-1)]
-        if isinstance(tower.text_projection, nn.Linear):
-            return nn.functional.normalize(tower.text_projection(x_BW), dim=-1)
-        return nn.functional.normalize(x_BW if tower.text_projection is None else x_BW @ tower.text_projection, dim=-1)
+        mask_LL = tower.attn_mask[:length, :length]
+        return tower.ln_final(tower.transformer(x_BLW, attn_mask=mask_LL))  # type: ignore[no-any-return]
+
+    @staticmethod
+    def at_end(states_BLW: Tensor, text_BL: Tensor) -> Tensor:
+        """(B, W) at the end-of-text token, the largest id of a row."""
+        return states_BLW[torch.arange(len(states_BLW), device=states_BLW.device), text_BL.argmax(dim=-1)]
+
+    def text_projection(self, states: Tensor) -> Tensor:
+        """(..., W) -> (..., D)."""
+        projection = self.text_tower.text_projection
+        if isinstance(projection, nn.Linear):
+            return projection(states)  # type: ignore[no-any-return]
+        return states if projection is None else states @ projection
 
     @property
-    def _text_tower(self) -> Any:
+    def text_tower(self) -> Any:
+        """The module that holds token_embedding, positional_embedding and transformer; None where nothing does."""
         return self.model if isinstance(self.model, open_clip.CLIP) else getattr(self.model, "text", None)
 
     @property
-    def trims_text(self) -> bool:
-        """True where a shorter text tensor gives the same features.
-
-        The text tower is open_clip's own, causal, reads at the end-of-text token, and no surgery changed the layout
-        (a router's balance, say, counts every token).
-        """
-        tower = self._text_tower
-        if self.layout or type(tower) not in (open_clip.CLIP, TextTransformer):
+    def walks_text(self) -> bool:
+        """True where the text tower is open_clip's own, causal, and reads at the end-of-text token."""
+        tower = self.text_tower
+        if type(tower) not in (open_clip.CLIP, TextTransformer):
             return False
         pool = tower.text_pool_type if isinstance(tower, open_clip.CLIP) else tower.pool_type
         has_more = getattr(tower, "cls_emb", None) is not None or getattr(tower, "use_pad_mask", False)
         return tower.attn_mask is not None and pool == "argmax" and not has_more
+
+    @property
+    def trims_text(self) -> bool:
+        """True where a shorter text tensor gives the same outputs.
+
+        Not where something looks at every token: a router's balance, an aid that reads words.
+        """
+        exposes = self._reads_tokens or any(hasattr(module, "exposed") for module in self.model.modules())
+        return self.walks_text and not exposes
 
     def trimmed(self, text_BL: Tensor) -> Tensor:
         """The columns of token ids that can matter: captions of 10 tokens cost 16, not 77.
@@ -100,13 +191,13 @@ class Towers(nn.Module):
         longest = int(text_BL.argmax(dim=-1).max()) + 1
         return text_BL[:, : -(-longest // 8) * 8] if self.trims_text else text_BL
 
-    def _exposed(self, prefix: str) -> dict[str, Tensor]:
+    def _exposed(self, prefix: str, slot: str) -> dict[str, Tensor]:
         layers: dict[str, list[Tensor]] = {}
         for module in self.model.modules():
             exposed = getattr(module, "exposed", None)
             if exposed:
                 for name, value in exposed.items():
-                    layers.setdefault(prefix + name, []).append(value)
+                    layers.setdefault(of_slot(prefix + name, slot), []).append(value)
                 exposed.clear()
         return {name: torch.stack(values, dim=1) for name, values in layers.items()}
 
@@ -247,15 +338,21 @@ def _first_line(error: BaseException) -> str:
 
 
 def save_towers(towers: Towers, uri: str, weights: Mapping[str, Tensor] | None = None) -> None:
-    """Write a checkpoint folder; weights are safetensors: the towers' own, or `weights`, gathered from all ranks."""
+    """Write a checkpoint folder; weights are safetensors: the towers' own, or `weights`, gathered from all ranks.
+
+    Aids that are not kept are left out.
+    """
     from safetensors.torch import save
 
     weights = towers.model.state_dict() if weights is None else weights
-    weights = {name: value.detach().cpu().contiguous() for name, value in weights.items()}
-    if towers.layout:
-        storage.write_json(storage.join(uri, OWN_CONFIG_NAME), {"surgeries": list(towers.layout)})
+    layout = [entry for entry in towers.layout if entry.get("keep", True)]
+    left_out = tuple(f"aids.{entry['surgery']}." for entry in towers.layout if not entry.get("keep", True))
+    kept = {name: value for name, value in weights.items() if not name.startswith(left_out)}
+    kept = {name: value.detach().cpu().contiguous() for name, value in kept.items()}
+    if layout:
+        storage.write_json(storage.join(uri, OWN_CONFIG_NAME), {"surgeries": layout})
     storage.write_json(storage.join(uri, CONFIG_NAME), towers.config)
-    storage.write_bytes(storage.join(uri, OWN_WEIGHTS_NAME if towers.layout else WEIGHTS_NAME), save(weights))
+    storage.write_bytes(storage.join(uri, OWN_WEIGHTS_NAME if layout else WEIGHTS_NAME), save(kept))
 
 
 def load_towers(uri: str) -> Towers:
@@ -286,10 +383,13 @@ def checkpoint_outcome(towers: Towers, **metrics: Any) -> Outcome:
     """What a checkpoint's record says of its model."""
     scale = float(towers.model.logit_scale.detach().exp())  # type: ignore[operator]
     bias = getattr(towers.model, "logit_bias", None)
+    sizes = count(towers.config["model_cfg"], towers.layout)
     numbers = {
         "logit_scale": scale,
         "logit_bias": None if bias is None else float(bias.detach()),
         "open_clip_layout": not towers.layout,
+        "active_parameters": sizes.active_parameters,
+        "forward_flops_per_pair": sizes.forward_flops(),
     }
     return Outcome({"parameters": towers.parameter_count()}, {**numbers, **metrics})
 

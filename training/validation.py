@@ -101,7 +101,7 @@ class Validation:
         with evaluated(run.module):
             outputs = [forward(run, chunk.to(run.towers.device), 0, number) for number, chunk in enumerate(chunks)]
             names = {name: self._of_all([out[name] for out in outputs]) for name in ("image_features", "text_features")}
-            names["text_id"] = self._of_all([self.batch.text_id.to(run.towers.device)])
+            names["text_id"] = self._of_all([self.batch.more["text_id"].to(run.towers.device)])
             names["logit_scale"] = outputs[0]["logit_scale"]
             value = self.objective(names, Context(0.0, 0, 1, torch.Generator())).value
         if not value.isfinite():
@@ -121,7 +121,8 @@ class Validation:
         captions = [str(caption) for caption in self.store.captions_of(self.spec.source, self.rows)]
         ids = torch.tensor([text_id(caption) for caption in captions])
         image = torch.from_numpy(pixels_BHWC).permute(0, 3, 1, 2)
-        return Batch(image, self.towers.tokenizer(captions), ids, self.store.uids_of(self.rows), captions)
+        texts, uids = {"text": self.towers.tokenizer(captions)}, self.store.uids_of(self.rows)
+        return Batch(image, texts, uids, captions, {"text_id": ids})
 
     def _of_all(self, parts: list[Tensor]) -> Tensor:
         """Rows of all ranks, in order of ranks: (B, ...) in parts -> (N, ...)."""

@@ -8,13 +8,14 @@ import hashlib
 import numpy as np
 from PIL import Image
 
-from training.corruptions import corrupt
 from training.pictures import CROP_DRAWS, Pixels, crops, put_square
 from training.specs import Augment, Corrupted, Cropped
 
 
 def corrupted(view: Corrupted, square_SS3: Pixels, uid: str) -> Pixels:
     """The pixels damaged, with random numbers by (uid, kind, severity)."""
+    from training.corruptions import corrupt  # SciPy, which pictures as they are do not need
+
     return corrupt(view.kind, view.severity, square_SS3, _random("corrupted", view.kind, view.severity, uid))
 
 

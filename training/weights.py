@@ -1,30 +1,31 @@
 """Which weights train: rules by name, decay groups, and hashes that prove what stayed frozen."""
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import Any
 
 from torch import Tensor, nn
 
 from data.errors import ModelError
+from training.names import matches
 from training.parallel import local
 from training.specs import AdamW
 
 
-def set_trainable(model: nn.Module, patterns: Iterable[str]) -> list[str]:
-    """Let exactly the parameters train whose name matches a glob pattern; return the names of the frozen ones.
+def set_trainable(model: nn.Module, patterns: Sequence[str]) -> list[str]:
+    """Let exactly the parameters train whose names the patterns mean; return the names of the frozen ones.
 
     Raises:
         ModelError: a pattern matches no parameter.
     """
     names = [name for name, _ in model.named_parameters()]
     for pattern in patterns:
-        if not any(fnmatchcase(name, pattern) for name in names):
+        if not any(fnmatchcase(name, pattern.removeprefix("!")) for name in names):
             raise ModelError(f"trainable {pattern!r}: matches none of the {len(names)} parameters, e.g. {names[0]!r}")
     frozen = []
     for name, parameter in model.named_parameters():
-        parameter.requires_grad_(any(fnmatchcase(name, pattern) for pattern in patterns))
+        parameter.requires_grad_(matches(name, patterns))
         frozen += [] if parameter.requires_grad else [name]
     return frozen
 
@@ -39,11 +40,16 @@ def weights_digest(weights: Mapping[str, Tensor], names: Iterable[str] | None = 
     return state.hexdigest()
 
 
+def decays(name: str, parameter: Tensor) -> bool:
+    """Whether a parameter is a matrix that weight decay shrinks."""
+    return parameter.ndim >= 2 and not name.endswith("positional_embedding")
+
+
 def parameter_groups(model: nn.Module, spec: AdamW) -> list[dict[str, Any]]:
     """Matrices with weight decay; norms, biases and other vectors without; scalars apart, since nothing shards them."""
     named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
-    decayed = [p for name, p in named if p.ndim >= 2 and not name.endswith("positional_embedding")]
-    vectors = [p for name, p in named if p.ndim == 1 or (p.ndim >= 2 and name.endswith("positional_embedding"))]
+    decayed = [p for name, p in named if decays(name, p)]
+    vectors = [p for name, p in named if p.ndim and not decays(name, p)]
     scalars = [p for _, p in named if p.ndim == 0]
     groups = [{"params": decayed, "weight_decay": spec.weight_decay}]
     groups += [{"params": rest, "weight_decay": 0.0} for rest in (vectors, scalars)]

@@ -31,7 +31,7 @@ def training_flops(spec: TrainSpec, models: Models) -> int | None:
 
 
 def _phase_flops(name: str, phase: Phase, sizes: ModelSizes | None, models: Models) -> int | None:
-    trained = None if sizes is None else sizes.training_flops()
+    trained = None if sizes is None else sizes.training_flops(None, *(None for _ in phase.view.texts))
     each = [trained, *(_teacher_flops(name, label, models) for label in _frozen(phase))]
     known = [flops for flops in each if flops is not None]
     return sum(known) * phase.steps * phase.global_batch_size if len(known) == len(each) else None

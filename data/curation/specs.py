@@ -294,6 +294,18 @@ class MetaFlag(Spec):
     values: tuple[str, ...] = Field(default=("true", "1", "nsfw"), min_length=1)
 
 
+class MetaValue(Spec):
+    """Keep pairs whose metadata `field`, as text, is one of `values`: the pairs of one task of a stream, of one source.
+
+    Exact, capitals count; what is no text is compared as JSON writes it: true, 3, ["a", "b"].
+    """
+
+    filter: Literal["meta_value"] = "meta_value"
+    field: str
+    values: tuple[str, ...] = Field(min_length=1)
+    absent: Literal["keep", "drop"] = Field(default="drop", description="pairs without the field")
+
+
 class UrlDomain(Spec):
     """Drop pairs whose metadata `field` is a URL of one of these domains or below one."""
 
@@ -322,6 +334,7 @@ Filter = Annotated[
     | Entropy
     | MetaNumber
     | MetaFlag
+    | MetaValue
     | UrlDomain
     | ClipScore,
     Field(discriminator="filter"),

@@ -16,7 +16,8 @@ class Planned(NamedTuple):
     """A pair whose picture was not read yet. `member` is its name in the pool, for messages.
 
     `content` is a picture that no file holds; `uri` is then empty. `derive` makes the stored picture, a PNG, of the
-    file's bytes, and raises one of `data.pools.image.DAMAGE` where it cannot.
+    file's bytes, and raises one of `data.pools.image.DAMAGE` where it cannot. `make` makes the whole pair of its uid
+    when its shard is written, for a pool too large to be held in memory; all else is then of no account.
     """
 
     uid: str
@@ -27,6 +28,7 @@ class Planned(NamedTuple):
     meta: Mapping[str, Any]
     content: bytes | None = None
     derive: Callable[[bytes], bytes] | None = None
+    make: "Callable[[str], Planned] | None" = None
 
 
 class Plan(NamedTuple):

@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from data.errors import EvaluationError, nearest
+from data.features import Floats
 from evaluation.metrics.base import Metric
 from evaluation.metrics.classes import MacroF1
 from evaluation.metrics.multilabel import multilabel_metrics
@@ -20,12 +22,16 @@ from evaluation.specs import ZeroShot
 from evaluation.subject import Answer, Labelled, Subject
 
 Scores = npt.NDArray[np.floating[Any]]
+OTHER_CLASS = "other_class"
 _DECIMALS = 12
+_NAMED = 12  # classes that an error names
 
 
 def answer(spec: ZeroShot, subject: Subject) -> list[Answer]:
     """Rank all classes for every labelled picture of a split; beside it the majority class and shuffled labels."""
     tested, classes_CD = subject.tested(spec.prompts), subject.data.class_features(spec.prompts)
+    if spec.only_classes is not None:
+        tested, classes_CD = among(spec.only_classes, tested, classes_CD)
     if tested.truth is not None:
         exact = [cosines(images_BD, classes_CD) for images_BD in subject.data.image_blocks(tested.uids)]
         return multi_label(tested, np.concatenate(exact))
@@ -36,6 +42,33 @@ def answer(spec: ZeroShot, subject: Subject) -> list[Answer]:
         Answer(rows, [*zero_shot_metrics(len(tested.classes)), MacroF1("macro_f1"), *more]),
         *controls(tested, rows),
     ]
+
+
+def among(names: Sequence[str], tested: Labelled, classes_CD: Floats) -> tuple[Labelled, Floats]:
+    """The pairs of these classes, and only these classes to choose from: one task of a stream of tasks.
+
+    Raises:
+        EvaluationError: a name is no class of the prompts, no pair has one of them, or pairs have lists of classes.
+    """
+    if tested.truth is not None:
+        raise EvaluationError("only_classes: pairs have lists of classes; it takes one class a pair")
+    unknown = [name for name in names if name not in tested.classes]
+    if unknown:
+        hint = nearest(unknown[0], tested.classes) or f"; classes are {', '.join(tested.classes[:_NAMED])}"
+        raise EvaluationError(f"only_classes: {unknown[0]!r} is no class of {tested.part.name!r}{hint}")
+    wanted = [tested.classes.index(name) for name in dict.fromkeys(names)]
+    number_C = np.full(len(tested.classes), -1, np.int64)
+    number_C[wanted] = np.arange(len(wanted))
+    labels_Q = number_C[tested.labels]
+    if not (labels_Q >= 0).any():
+        raise EvaluationError(
+            f"only_classes: no pair of split {tested.part.name!r} has one of these {len(wanted)}; name others"
+        )
+    kept = [uid for uid, label in zip(tested.uids, labels_Q, strict=True) if label >= 0]
+    others = {uid: OTHER_CLASS for uid, label in zip(tested.uids, labels_Q, strict=True) if label < 0}
+    classes = [tested.classes[row] for row in wanted]
+    asked = Labelled(tested.part, kept, classes, labels_Q[labels_Q >= 0], None, {**tested.dropped, **others})
+    return asked, classes_CD[wanted]
 
 
 def ranked_rows(

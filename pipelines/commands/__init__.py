@@ -3,4 +3,4 @@
 A command is a function of its parsed options that returns the exit code. Nothing heavy is imported before it runs.
 """
 
-FAMILIES = ("recipes", "pairs", "evaluations", "runs", "sweeps", "cluster")
+FAMILIES = ("recipes", "pairs", "evaluations", "methods", "runs", "sweeps", "cluster")

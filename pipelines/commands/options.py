@@ -38,12 +38,22 @@ def place_options(parser: argparse.ArgumentParser, default_root: str) -> None:
 
 def set_option(parser: argparse.ArgumentParser) -> None:
     """`--set`."""
-    parser.add_argument("--set", action="append", default=[], metavar="PATH=VALUE", help="change one value; repeatable")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="PATH=VALUE",
+        help="change one value; repeatable. init=CHECKPOINT (a folder, ARCH, ARCH:TAG, ARCH:FILE.safetensors or a "
+        "fingerprint) starts from it and leaves out the stages that only the old start needed; pairs=FOLDER (or s3://) "
+        "of tars takes your own pairs",
+    )  # fmt: skip
 
 
 def read_recipe(options: argparse.Namespace) -> Recipe:
     """The recipe with its `--set` values."""
-    return override(load_recipe(options.recipe), options.set)
+    return override(load_recipe(options.recipe), options.set, _root(options))
+
+
+def _root(options: argparse.Namespace) -> str:
+    """Where a checkpoint is looked for that `--set init=` names; a cluster's root is not looked into."""
+    return read_place(options).root if hasattr(options, "place") else Place().root
 
 
 def read_place(options: argparse.Namespace) -> Place:

@@ -99,6 +99,12 @@ def test_a_checkpoint_below_the_root_is_taken_as_it_is(tmp_path: Path) -> None:
     assert run_stage("again", found["pretrain"].spec, {}, Place(root=str(tmp_path))).uri == ours.uri
 
 
+def test_a_fingerprint_names_a_checkpoint_below_the_root(tmp_path: Path) -> None:
+    ours = artifact(tmp_path, "pretrain")
+    (found,) = read_models([ours.fingerprint], [], str(tmp_path)).values()
+    assert found == Model("pretrain", ModelSpec(artifact=ours.fingerprint), VIT)
+
+
 def test_a_checkpoint_of_another_root_is_copied_and_its_origin_is_part_of_what_it_is(tmp_path: Path) -> None:
     ours = artifact(tmp_path / "one", "pretrain")
     spec = read_models([ours.uri], [], str(tmp_path / "two"))["pretrain"].spec

@@ -117,6 +117,8 @@ BROKEN: list[tuple[str, Any, list[str]]] = [
     (f"{SET}.tasks.groups.prompts.classes", ["a", "b"], ["not embedded for 'group' with these classes"]),
     (f"{SET}.tasks.groups.prompts.classes", ["a"], ["prompts.classes", "at least 2"]),
     (f"{SET}.tasks.groups.group_feild", "x", ["groups.group_feild", "'group_field'"]),
+    (f"{SET}.tasks.groups.only_classes", ["a"], ["groups.only_classes", "at least 2"]),
+    (f"{SET}.tasks.looks", {"task": "image_retrieval", "field": "group", "ks": [0]}, ["looks.ks.0: 0", "1"]),
     (f"{SET}.tasks.retrieval.task", "retreival", ["tasks.retrieval.task: 'retreival'", "'retrieval'"]),
     (f"{SET}.tasks.calibration", {**GROUPS, "task": "calibration"}, ["calibration.fit: 'val'", "not embedded"]),
     (f"{SET}.tasks.calibration", {**GROUPS, "task": "calibration", "fit": "unseen"}, ["fit: 'unseen'", "is scored"]),
@@ -211,6 +213,20 @@ def test_a_cycle_names_its_stages(small: dict[str, Any], tmp_path: Path, refused
     file = tmp_path / "broken.yaml"
     file.write_text(to_yaml(changed(small, f"{REFINE}.teachers", teacher)))
     assert "pretrain -> embed -> pretrain" in refused("recipe", "show", file)
+
+
+def test_a_class_that_is_asked_for_but_not_listed_is_named(
+    small: dict[str, Any], tmp_path: Path, refused: Callable[..., str]
+) -> None:
+    prompts = {"field": "group", "templates": ["a {c}"], "classes": ["cats", "dogs", "birds"]}
+    embedded = changed(changed(small, "stages.embed.prompts", [prompts]), f"{SET}.tasks.groups.prompts", prompts)
+    file = tmp_path / "broken.yaml"
+    file.write_text(to_yaml(changed(embedded, f"{SET}.tasks.groups.only_classes", ["cats", "dosg"])))
+    line = refused("recipe", "show", file)
+    assert "groups.only_classes.1: 'dosg': not among prompts.classes; did you mean 'dogs'" in line
+    file.write_text(to_yaml(changed(embedded, f"{SET}.tasks.groups.only_classes", ["cats", "dogs"])))
+    with pytest.raises(AssertionError):  # negative control: classes that are listed are not refused
+        refused("recipe", "show", file)
 
 
 def test_a_layer_that_is_weighted_but_not_read_is_named(

@@ -114,7 +114,8 @@ class Slice:
             text[:, -1] = 49407
             mine = slice(self.rank * PAIRS // self.world_size, (self.rank + 1) * PAIRS // self.world_size)
             names = [str(number) for number in range(PAIRS)][mine]
-            yield Batch(image[mine], text[mine], torch.arange(PAIRS)[mine], names, names)
+            more = {"text_id": torch.arange(PAIRS)[mine], "position": step * PAIRS + torch.arange(PAIRS)[mine]}
+            yield Batch(image[mine], {"text": text[mine]}, names, names, more)
 
 
 def built(rank, world_size, architecture, is_mixture, phase_changes, place, autocast=None):

@@ -54,7 +54,10 @@ def view_of(store, towers, rank=0, world_size=1, view=MIXED, size=24, order=None
 
 def same(one, two):
     assert (one.uids, one.captions) == (two.uids, two.captions)
-    assert all(torch.equal(getattr(one, name), getattr(two, name)) for name in ("image", "text", "text_id"))
+    assert torch.equal(one.image, two.image)
+    for named, others in ((one.texts, two.texts), (one.more, two.more)):
+        assert named.keys() == others.keys()
+        assert all(torch.equal(value, others[name]) for name, value in named.items())
 
 
 def first_of(view, workers=1, steps=range(1), stall_seconds=60.0, **options):
@@ -86,7 +89,7 @@ def test_ranks_slices_are_the_global_batch(store, towers, ranks):
         slices = [part[step] for part in parts]
         assert batch.uids == [uid for part in slices for uid in part.uids]
         assert torch.equal(batch.image, torch.cat([part.image for part in slices]))
-        assert torch.equal(batch.text, torch.cat([part.text for part in slices]))
+        assert torch.equal(batch.texts["text"], torch.cat([part.texts["text"] for part in slices]))
 
 
 def test_a_run_resumes_in_the_middle_of_an_epoch(store, towers):
@@ -106,7 +109,7 @@ def test_a_batch_holds_what_its_uids_say(store, towers):
     (batch,) = first_of(view_of(store, towers, view=View(augment=None)))
     rows = store.uids.to_pylist()
     assert batch.image.dtype == torch.uint8
-    for uid, caption, image, text in zip(batch.uids, batch.captions, batch.image, batch.text, strict=True):
+    for uid, caption, image, text in zip(batch.uids, batch.captions, batch.image, batch.texts["text"], strict=True):
         assert np.array_equal(image.permute(1, 2, 0).numpy(), store.decode(rows.index(uid), towers.image_size))
         assert caption == "a {} {}".format(*uid.split("-"))
         assert torch.equal(text, towers.tokenizer([caption])[0])
@@ -122,7 +125,8 @@ def test_cluster_batches_go_through_workers(store, towers):
 def test_moving_a_batch_keeps_its_text_on_the_host(store, towers):
     (batch,) = first_of(view_of(store, towers))
     there = batch.to(torch.device("meta"))
-    assert (there.image.device.type, there.text_id.device.type, there.text.device.type) == ("meta", "meta", "cpu")
+    devices = [tensor.device.type for tensor in (there.image, there.more["text_id"], there.texts["text"])]
+    assert devices == ["meta", "meta", "cpu"]
     assert [len(part) for part in batch.chunks(10)] == [10, 10, 4]
     assert batch.describe() == f"24 pairs, uid {batch.uids[0]!r} to {batch.uids[-1]!r}"
 

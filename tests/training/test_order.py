@@ -8,7 +8,6 @@ from data.errors import ShardError
 from data.shards import ShardSet
 from training.order import ClusterOrder, UniformOrder, derange, position_draws
 from training.pairs import CaptionChoice, PairStore
-from training.specs import View
 
 
 def test_an_epoch_holds_every_pair_once_and_epochs_differ():
@@ -55,7 +54,7 @@ def store(world, tmp_path):
 
 
 def test_caption_frequencies_follow_the_weights(store):
-    choice = CaptionChoice(store, View(caption_weights={"alt": 3.0, "alias": 1.0}), seed=0)
+    choice = CaptionChoice(store, {"alt": 3.0, "alias": 1.0})
     draws = np.random.default_rng(0).random(8000)
     texts = choice.take(np.zeros(8000, np.int64), draws)
     share = sum(text.startswith("a red") for text in texts) / 8000
@@ -64,7 +63,7 @@ def test_caption_frequencies_follow_the_weights(store):
 
 def test_a_pair_without_a_source_uses_the_others(store):
     store.captions["rewrite"] = pa.nulls(len(store), pa.large_string())
-    choice = CaptionChoice(store, View(caption_weights={"rewrite": 5.0, "alt": 1.0}), seed=0)
+    choice = CaptionChoice(store, {"rewrite": 5.0, "alt": 1.0})
     assert set(choice.take(np.zeros(50, np.int64), np.linspace(0, 0.999, 50))) == set(
         store.captions_of("alt", np.array([0]))
     )
@@ -76,4 +75,4 @@ def test_a_pair_without_a_source_uses_the_others(store):
 )
 def test_unusable_caption_sources_are_refused(store, weights, words):
     with pytest.raises(ShardError, match=words):
-        CaptionChoice(store, View(caption_weights=weights), seed=0)
+        CaptionChoice(store, weights)

@@ -13,6 +13,7 @@ import torch
 from data.errors import ModelError
 from data.place import Place
 from training import surgeries
+from training.inputs import model_inputs
 from training.loop import train
 from training.parallel import clip_gradients, parallelise, repeated_blocks, whole
 from training.specs import RandomReference, RouterBalance, SigLIP, Term, Upcycle
@@ -170,7 +171,7 @@ def test_compiled_blocks_give_the_same_features(world, tmp_path, monkeypatch):
     plain, compiled = (create_towers(one_block, seed=0) for _ in range(2))
     parallelise(compiled, Place(compile=True), None)
     batch = next(ranks.Slice(0, 1).batches(range(1)))
-    outputs = [towers(towers.normalise(batch.image), batch.text) for towers in (plain, compiled)]
+    outputs = [towers(model_inputs(towers, batch, torch.device("cpu"))) for towers in (plain, compiled)]
     torch.testing.assert_close(outputs[1], outputs[0], atol=1e-5, rtol=1e-5)
     assert list(compiled.state_dict()) == list(plain.state_dict())
 
@@ -179,7 +180,7 @@ def clipped(rank, world_size, architecture, limit, folder):
     towers = create_towers(architecture, seed=0)
     module = parallelise(towers, Place(parallel="fsdp"), None)
     batch = next(ranks.Slice(0, 1).batches(range(1)))  # the same pairs on every rank: gradients are those of one
-    outputs = module(towers.normalise(batch.image), batch.text)
+    outputs = module(model_inputs(towers, batch, torch.device("cpu")))
     (outputs["image_features"] * outputs["text_features"]).sum().mul(outputs["logit_scale"]).backward()
     norm = clip_gradients(towers.parameters(), limit)
     gradients = {name: whole(parameter.grad) for name, parameter in towers.named_parameters()}
@@ -191,7 +192,7 @@ def clipped(rank, world_size, architecture, limit, folder):
 def test_clipping_is_torchs_own(world, tmp_path, limit):
     towers = create_towers(world.TINY, seed=0)
     batch = next(ranks.Slice(0, 1).batches(range(1)))
-    outputs = towers(towers.normalise(batch.image), batch.text)
+    outputs = towers(model_inputs(towers, batch, torch.device("cpu")))
     (outputs["image_features"] * outputs["text_features"]).sum().mul(outputs["logit_scale"]).backward()
     norm = torch.nn.utils.clip_grad_norm_(towers.parameters(), limit)
     together(clipped, 4, tmp_path / "store", world.TINY, limit, tmp_path)

@@ -11,7 +11,7 @@ from training import loading, memory, workers
 from training.memory import Step, activation_bytes, checkpoint_bytes, largest_chunk, needed_bytes
 from training.objectives import tiles
 from training.sizes import count, flops_per_pair, model_config
-from training.surgeries.upcycle import rebuild_upcycled
+from training.surgeries import rebuild
 from training.towers import create_towers
 
 SMALL = {
@@ -104,14 +104,56 @@ def test_a_training_step_costs_three_forward_passes(architecture):
 
 def test_a_mixture_counts_all_experts_and_computes_the_active_ones():
     layout = {"surgery": "upcycle", "num_experts": 3, "top_k": 2, "image_layers": 2, "text_layers": None}
-    towers = rebuild_upcycled(create_towers(SMALL), layout)
+    towers = rebuild(create_towers(SMALL), layout)
     sizes = count(SMALL, [layout])
     assert sizes.named == {name: parameter.numel() for name, parameter in towers.model.named_parameters()}
     image, text = torch.randn(2, 3, 32, 32), torch.randint(1, 299, (2, 24))
-    assert 2 * sizes.forward_flops() == pytest.approx(counted(lambda: towers.eval()(image, text)), rel=1e-3)
+    assert 2 * sizes.forward_flops() == pytest.approx(
+        counted(lambda: towers.eval()({"image": image, "text": text})), rel=1e-3
+    )
     dense, single = count(SMALL), count(SMALL, [{**layout, "num_experts": 1, "top_k": 1, "image_layers": 1}])
     assert single.parameters - dense.parameters == 64 * (1 + 5)  # routers only
     assert sizes.trainable(["*.router.weight"]) == 64 * 3 * (2 + 5)
+
+
+@pytest.mark.parametrize(("experts", "top_k", "layers"), [(4, 2, None), (3, 1, 2), (2, 2, None), (1, 1, None)])
+def test_active_parameters_are_those_that_a_token_meets(experts, top_k, layers):
+    layout = {
+        "surgery": "upcycle", "num_experts": experts, "top_k": top_k, "image_layers": layers, "text_layers": layers,
+    }  # fmt: skip
+    towers = rebuild(create_towers(SMALL), layout)
+    idle = sum(
+        parameter.numel()
+        for name, parameter in towers.model.named_parameters()
+        if any(f".experts.{number}." in name for number in range(top_k, experts))
+    )
+    sizes = count(SMALL, [layout])
+    assert sizes.active_parameters == towers.parameter_count() - idle
+    assert (idle > 0) == (experts > top_k)
+
+
+def test_a_dense_model_is_all_active_and_an_uncounted_one_unknown():
+    assert count("ViT-B-32").active_parameters == count("ViT-B-32").parameters
+    assert count("RN50").active_parameters == count("RN50").parameters
+    assert count("ViT-B-16-SigLIP").active_parameters is None
+
+
+def test_a_mixture_of_a_mixture_has_the_last_ones_experts():
+    once, twice = (
+        count(SMALL).upcycled(3, 2, None, None),
+        count(SMALL).upcycled(4, 1, None, 1).upcycled(3, 2, None, None),
+    )
+    assert twice == once
+
+
+@pytest.mark.parametrize("architecture", [SMALL, SIGLIP_LIKE], ids=["inside CLIP", "below text"])
+def test_a_longer_context_has_the_sizes_of_a_model_made_with_it(architecture):
+    longer = {**architecture, "text_cfg": {**architecture["text_cfg"], "context_length": 60}}
+    assert count(architecture).with_context(60) == count(longer)
+    sizes, model = count(architecture).with_context(60), real(longer)
+    assert sizes.named == {name: parameter.numel() for name, parameter in model.named_parameters()}
+    assert sizes.text.flops() > count(architecture).text.flops()
+    assert count(architecture).with_context(24) == count(architecture)
 
 
 def test_towers_of_others_are_not_counted():
@@ -145,7 +187,7 @@ def test_activation_memory_covers_what_autograd_keeps_and_little_more(recomputes
 
     image, text = torch.randn(pairs, 3, 32, 32), torch.randint(1, 299, (pairs, 24))
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        towers.train()(image, text)
+        towers.train()({"image": image, "text": text})
     measured = sum(size for size, _ in kept.values()) - image.nbytes
     estimate = pairs * activation_bytes(count(SMALL), recomputes=recomputes)
     # the estimate adds the peak of the backward pass: one block's gradients, and one block computed again

@@ -13,7 +13,10 @@ import pytest
 from components.runtime import SPECS
 from data.artifacts import Output, Record
 from data.events import Events
-from training.tracking import Tracked, Where, flat, follow
+from training import surgeries
+from training.specs import Upcycle
+from training.towers import checkpoint_outcome, create_towers
+from training.tracking import Tracked, Where, flat, follow, summary
 from training.wandb_runs import CONFIG_KEYS, headline
 
 CONFIG = {"kind": "train", "seed": 3, "phases": {"warm": {"optimizer": {"lr": 0.001}}}}
@@ -148,3 +151,20 @@ def test_a_headline_comes_with_its_interval() -> None:
 
 def test_nested_metrics_by_path() -> None:
     assert flat({"a": {"b": 1, "c": [1]}, "d": "x"}) == {"a/b": 1, "d": "x"}
+
+
+def test_what_a_model_costs_is_in_its_runs_summary(tmp_path: Path, world: Any) -> None:
+    dense = create_towers(world.TINY)
+    mixed, _ = surgeries.apply(Upcycle(experts=("init",) * 4, top_k=2), dense, {"init": dense.model.state_dict()})
+    said = {}
+    for name, towers in (("dense", dense), ("mixed", mixed)):
+        outcome, print_ = checkpoint_outcome(towers), name[0] * 64
+        out = Output(str(tmp_path), name, print_)
+        record = Record(kind="checkpoint", stage="train", revision=1, fingerprint=print_, config={})
+        with out.lock():
+            made = out.commit(record.model_copy(update={"counts": outcome.counts, "metrics": outcome.metrics}))
+        said[name] = summary(made, None)
+    assert said["dense"]["active_parameters"] == said["dense"]["counts/parameters"] == dense.parameter_count()
+    assert said["dense"]["active_parameters"] < said["mixed"]["active_parameters"] < said["mixed"]["counts/parameters"]
+    # of a block's FLOPs the FFN's are two thirds and doubled
+    assert 1.4 < said["mixed"]["forward_flops_per_pair"] / said["dense"]["forward_flops_per_pair"] < 1.8

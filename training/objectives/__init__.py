@@ -1,6 +1,7 @@
 """Objectives: tensors in, scalar out. An objective never sees a model, so its limiting cases are exact.
 
-To add one: a spec in `training/specs.py`, a file here with a class like the others, a line in `_FILES`, a test.
+To add one: a spec in `training/specs/objectives.py`, a file here with a class like the others, a line in `_FILES`,
+a test.
 """
 
 import importlib
@@ -17,11 +18,22 @@ __all__ = ["Context", "Loss", "Names", "Objective", "WeightedSum", "build_object
 _FILES = {
     "info_nce": "contrast.InfoNCE",
     "siglip": "contrast.SigLIP",
+    "multi_text_info_nce": "multi_text.MultiTextInfoNCE",
+    "info_loob": "leave_one_out.InfoLOOB",
+    "soft_info_nce": "soft_contrast.SoftInfoNCE",
+    "token_matching": "token_matching.TokenMatching",
+    "masked_words": "masked_words.MaskedWords",
+    "principal_info_nce": "principal.PrincipalInfoNCE",
     "hybrid_distillation": "distillation.HybridDistillation",
-    "similarity_rows": "distillation.SimilarityRows",
+    "similarity_rows": "similarity_rows.SimilarityRows",
+    "replayed_vocabulary": "replay.ReplayedVocabulary",
     "feature_cosine": "distillation.FeatureCosine",
     "random_reference": "reference.RandomReference",
+    "alignment": "reference.Alignment",
     "router_balance": "routing.RouterBalance",
+    "arc_margin": "margins.ArcMargin",
+    "caption_arc_margin": "margins.CaptionArcMargin",
+    "hard_negatives": "hard_negatives.HardNegatives",
 }
 
 

@@ -95,7 +95,9 @@ class Objective(Protocol):
     def __call__(self, names: Names, context: Context) -> Loss:
         """Scalar and parts from named tensors.
 
-        Names: `image_features`, `text_features` (B, D), `logit_scale` (), `logit_bias` (), `text_id` (B,) int64 equal
-        for equal captions, `<teacher>.image_features` ..., and what surgeries expose.
+        Names: `image_features`, `text_features` (B, D) of length 1, `raw_image_features`, `raw_text_features` before
+        that, `logit_scale` (), `logit_bias` (), `text_id` (B,) int64 equal for equal captions; of text slot S
+        `text_features.S`, `text_id.S`; by the view `label` (B,) int64, -1 for none, `boxes` (B, M, 4) and `box_valid`
+        (B, M); `position` (B,) int64 in the run; `<teacher>.image_features` ..., and what surgeries expose.
         """
         ...

@@ -8,6 +8,7 @@ Shapes: B pairs of this rank, G columns (of all ranks unless `gather` is local),
 from torch import Tensor
 
 from training import specs
+from training.names import id_of
 from training.objectives.base import Context, Loss, Names
 from training.objectives.groups import Groups, Products, group_products, whole_products
 from training.objectives.sigmoid import sigmoid_contrast
@@ -22,18 +23,18 @@ class InfoNCE:
 
     def __init__(self, spec: specs.InfoNCE) -> None:
         self.spec = spec
-        self.needs = frozenset(
-            {"image_features", "text_features", "logit_scale"} | ({"text_id"} if spec.multi_positive else set())
-        )
+        scale = {"logit_scale"} if spec.scale is None else set()
+        self.needs = frozenset({spec.image, spec.text} | scale | ({id_of(spec.text)} if spec.multi_positive else set()))
 
     def __call__(self, names: Names, context: Context) -> Loss:
         """Cross-entropy to the (shared, smoothed) target rows."""
         spec = self.spec
-        image, text, scale = names["image_features"], names["text_features"], names["logit_scale"]
+        image, text = names[spec.image], names[spec.text]
+        scale = names["logit_scale"] if spec.scale is None else image.new_tensor(spec.scale)
         value, parts = softmax_contrast(image, text, scale, context, spec.gather)
         smoothing, mean_scale = spec.label_smoothing, scale / len(image)
         if spec.multi_positive:
-            groups = Groups.of_equal(names["text_id"].to(image.device), context, spec.gather)
+            groups = Groups.of_equal(names[id_of(spec.text)].to(image.device), context, spec.gather)
             if len(groups.sizes):
                 products = group_products(groups, image, text, context, spec.gather)
                 value, parts = spread(value, parts, mean_scale * (1 - smoothing), products, groups.sizes)

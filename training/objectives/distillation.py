@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from data.errors import ModelError
 from training import specs
 from training.objectives.base import Context, Loss, Names
 from training.objectives.tiles import mean_over_rows
@@ -17,7 +18,8 @@ from training.specs import Gather
 _FEATURES = ("image_features", "text_features", "logit_scale")
 
 
-def _needs(teacher: str, extra: frozenset[str] = frozenset()) -> frozenset[str]:
+def needs(teacher: str, extra: frozenset[str] = frozenset()) -> frozenset[str]:
+    """Student's and teacher's features and temperatures, and more."""
     return frozenset(_FEATURES) | {f"{teacher}.{name}" for name in _FEATURES} | extra
 
 
@@ -74,7 +76,7 @@ class HybridDistillation:
 
     def __init__(self, spec: specs.HybridDistillation) -> None:
         self.spec = spec
-        self.needs = _needs(spec.teacher, frozenset({"text_id"}) if spec.multi_positive else frozenset())
+        self.needs = needs(spec.teacher, frozenset({"text_id"}) if spec.multi_positive else frozenset())
 
     def __call__(self, names: Names, context: Context) -> Loss:
         """Mean of the two directions' divergences."""
@@ -84,35 +86,27 @@ class HybridDistillation:
         return Loss((i2t + t2i) / 2, {"i2t": i2t, "t2i": t2i})
 
 
-class SimilarityRows:
-    """KL(teacher rows || student rows) at a temperature, times its square, mean of both directions."""
-
-    def __init__(self, spec: specs.SimilarityRows) -> None:
-        self.spec = spec
-        self.needs = _needs(spec.teacher)
-
-    def __call__(self, names: Names, context: Context) -> Loss:
-        """Mean of the two directions' divergences; 0 with zero gradient when student = teacher."""
-        spec = self.spec
-        soft = Divergence(0.0, spec.temperature)
-        i2t, t2i = both_directions(soft, names, spec.teacher, own_ids(names, context), context, spec.gather)
-        return Loss((i2t + t2i) / 2 * spec.temperature**2, {"i2t": i2t, "t2i": t2i})
-
-
 class FeatureCosine:
-    """1 - cosine(student, teacher), mean over images and texts; needs equal embed_dim."""
+    """1 - cosine(student, teacher), mean over the named features; needs equal widths."""
 
     def __init__(self, spec: specs.FeatureCosine) -> None:
-        self.teacher = spec.teacher
-        self.needs = frozenset(
-            {"image_features", "text_features"} | {f"{spec.teacher}.{n}" for n in ("image_features", "text_features")}
-        )
+        self.pairs = {student: f"{spec.teacher}.{teacher}" for student, teacher in spec.features.items()}
+        self.needs = frozenset({*self.pairs, *self.pairs.values()})
 
     def __call__(self, names: Names, context: Context) -> Loss:  # noqa: ARG002
-        """Mean of the two modalities."""
-        parts = {
-            modality: 1
-            - F.cosine_similarity(names[f"{modality}_features"], names[f"{self.teacher}.{modality}_features"]).mean()
-            for modality in ("image", "text")
-        }
-        return Loss((parts["image"] + parts["text"]) / 2, parts)
+        """Mean over the names.
+
+        Raises:
+            ModelError: student and teacher differ in width.
+        """
+        parts = {mine: self._distance(names, mine, theirs) for mine, theirs in self.pairs.items()}
+        return Loss(torch.stack(list(parts.values())).mean(), parts)
+
+    def _distance(self, names: Names, mine: str, theirs: str) -> Tensor:
+        student_BD, teacher_BD = names[mine], names[theirs]
+        if student_BD.shape[1] != teacher_BD.shape[1]:
+            raise ModelError(
+                f"feature_cosine: {mine} has {student_BD.shape[1]} values, {theirs} {teacher_BD.shape[1]}; take a "
+                "teacher of the student's embed_dim, or objective similarity_rows, which needs no common width"
+            )
+        return 1 - F.cosine_similarity(student_BD, teacher_BD).mean()

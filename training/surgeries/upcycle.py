@@ -1,122 +1,125 @@
-"""Dense -> mixture of experts: FFNs become experts behind a router (CLIP-MoE, arXiv 2409.19291).
-
-Shapes: N tokens of a forward pass, W width, E experts, k experts a token.
-"""
+"""Dense -> mixture of experts: FFNs become experts behind a router (CLIP-MoE, arXiv 2409.19291)."""
 
 import copy
+from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from data.errors import ModelError
 from training.specs import Upcycle
 from training.surgeries.base import Check, Phases
+from training.surgeries.experts import ExpertMLP, with_dropout
 from training.towers import Towers
 
 _TOLERANCE = 1e-5
 
 
-class ExpertMLP(nn.Module):
-    """k of E expert FFNs a token, weighted by the renormalised router softmax; only the chosen experts are computed."""
-
-    def __init__(self, experts: list[nn.Module], width: int, top_k: int, random: torch.Generator) -> None:
-        super().__init__()
-        self.experts = nn.ModuleList(experts)
-        self.router = nn.Linear(width, len(experts), bias=False)
-        nn.init.normal_(self.router.weight, std=0.02, generator=random)
-        self.top_k = top_k
-        self.exposed: dict[str, Tensor] = {}
-
-    @property
-    def c_fc(self) -> nn.Module:
-        """The first expert's first layer: open_clip's text tower asks the FFN for its dtype."""
-        first: Any = self.experts[0]
-        return first.c_fc  # type: ignore[no-any-return]
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(..., W) -> (..., W). Tokens are grouped by expert; the router runs in float32."""
-        probabilities = self.router(x.float()).softmax(dim=-1)
-        kept, chosen = probabilities.topk(self.top_k, dim=-1)
-        kept = (kept / kept.sum(dim=-1, keepdim=True)).to(x.dtype)
-        self.exposed["router_probabilities"] = probabilities
-        self.exposed["router_top_k"] = torch.full((len(x),), self.top_k, device=x.device)
-        tokens_NW, kept_NK, chosen_NK = x.flatten(0, -2), kept.flatten(0, -2), chosen.flatten(0, -2)
-        result = torch.zeros_like(tokens_NW)
-        for number, expert in enumerate(self.experts):
-            token, slot = torch.where(chosen_NK == number)
-            result = result.index_add(0, token, expert(tokens_NW[token]) * kept_NK[token, slot, None])
-        return result.view_as(x)
-
-
-def _blocks(towers: Towers, spec_image: int | None, spec_text: int | None) -> list[nn.Module]:
-    """The last so many residual blocks of each tower."""
-    model: Any = towers.model
-    text = (
-        model.transformer
-        if hasattr(model, "transformer")
-        else getattr(getattr(model, "text", None), "transformer", None)
-    )
-    image = getattr(model.visual, "transformer", None)
-    if not hasattr(image, "resblocks") or not hasattr(text, "resblocks"):
-        raise ModelError(
-            "surgery `upcycle`: needs open_clip's own transformer towers (resblocks with an mlp); this model has others"
-        )
-    chosen = []
-    for blocks, count in ((list(image.resblocks), spec_image), (list(text.resblocks), spec_text)):  # type: ignore[union-attr]
-        chosen += blocks[-(count or len(blocks)) :]
-    return chosen
-
-
-def _mixture(towers: Towers, layout: dict[str, Any]) -> Towers:
-    """A copy of `towers` with expert FFNs, every expert a copy of the dense FFN."""
-    mixed = copy.deepcopy(towers)
-    random = torch.Generator().manual_seed(0)  # the same on every rank and after every restart
-    for block in _blocks(mixed, layout["image_layers"], layout["text_layers"]):
-        dense: Any = block.mlp
-        experts = [copy.deepcopy(dense) for _ in range(layout["num_experts"])]
-        block.mlp = ExpertMLP(experts, dense.c_fc.in_features, layout["top_k"], random)
-    mixed.layout = (*towers.layout, layout)
-    return mixed
-
-
-def rebuild_upcycled(towers: Towers, layout: dict[str, Any]) -> Towers:
-    """The mixture's layout on fresh towers, for loading weights."""
-    return _mixture(towers, layout)
-
-
-def upcycle(spec: Upcycle, towers: Towers, phases: Phases) -> tuple[Towers, list[Check]]:
+def apply(spec: Upcycle, towers: Towers, phases: Phases) -> tuple[Towers, list[Check]]:
     """Mixture whose expert e has the FFN weights of phase `experts[e]`; everything else comes from `towers`.
 
+    Of towers that are a mixture already, every block goes back to its first expert before.
     Checked: with equal experts the mixture's features equal the dense model's.
 
     Raises:
-        ModelError: top_k above the number of experts, or towers without FFN blocks.
+        ModelError: top_k above the number of experts, `numbers` that do not fit, or towers without FFN blocks.
     """
     if spec.top_k > len(spec.experts):
         raise ModelError(f"surgery `upcycle`: top_k {spec.top_k} is above the {len(spec.experts)} experts; lower top_k")
     layout = {
         "surgery": "upcycle", "num_experts": len(spec.experts), "top_k": spec.top_k,
-        "image_layers": spec.image_layers, "text_layers": spec.text_layers,
+        "image_layers": spec.image_layers, "text_layers": spec.text_layers, "dropout": spec.dropout,
     }  # fmt: skip
-    mixed = _mixture(towers, layout)
-    check = Check("equal experts equal the dense model", _largest_difference(towers, mixed), _TOLERANCE)
-    state = mixed.model.state_dict()
-    for name in state:
-        if ".experts." in name:
-            head, _, tail = name.partition(".experts.")
-            number, _, weight = tail.partition(".")
-            state[name] = phases[spec.experts[int(number)]][f"{head}.{weight}"]
-    mixed.model.load_state_dict(state)
+    dense = _dense(towers)
+    mixed = _mixture(dense, layout, spec.router_std)
+    check = Check("equal experts equal the dense model", _largest_difference(dense, mixed), _TOLERANCE)
+    mixed.model.load_state_dict(mixed.model.state_dict() | _expert_weights(spec, mixed, phases))
     return mixed, [check]
+
+
+def rebuild(towers: Towers, layout: dict[str, Any]) -> Towers:
+    """The mixture's layout on fresh towers, for loading weights."""
+    return _mixture(towers, layout)
+
+
+def _expert_weights(spec: Upcycle, mixed: Towers, phases: Phases) -> dict[str, Tensor]:
+    """Every expert's weights by their names in the mixture."""
+    given = {name: phases[name] for name in dict.fromkeys(spec.experts)}  # once each: they may be read from disk
+    numbers = spec.numbers or (None,) * len(spec.experts)
+    found = {}
+    for name in mixed.model.state_dict():
+        head, _, tail = name.partition(".experts.")
+        if tail:
+            expert, _, weight = tail.partition(".")
+            phase = spec.experts[int(expert)]
+            found[name] = _weight(given[phase], phase, head, weight, numbers[int(expert)])
+    return found
+
+
+def _weight(weights: Mapping[str, Tensor], phase: str, ffn: str, weight: str, number: int | None) -> Tensor:
+    """One FFN weight of a phase, or of its expert `number`.
+
+    Raises:
+        ModelError: the phase's FFN is a mixture and no expert is named, or the other way round, or it has fewer.
+    """
+    of_expert = f"{ffn}.experts.{number}.{weight}"
+    is_mixture = f"{ffn}.router.weight" in weights
+    if is_mixture and number is not None and of_expert in weights:
+        return weights[of_expert]
+    if is_mixture:
+        count = len(weights[f"{ffn}.router.weight"])
+        said = "say with `numbers` which" if number is None else f"it has no expert {number}"
+        raise ModelError(f"surgery `upcycle`: {phase!r} is a mixture of {count} experts, 0 to {count - 1}: {said}")
+    if number is not None:
+        raise ModelError(f"surgery `upcycle`: {phase!r} is no mixture at {ffn}, so it has no expert {number}; use null")
+    return weights[f"{ffn}.{weight}"]
+
+
+def _towers_blocks(towers: Towers) -> tuple[list[Any], list[Any]]:
+    """Residual blocks of the image and of the text tower."""
+    model: Any = towers.model
+    text = getattr(towers.text_tower, "transformer", None)
+    image = getattr(model.visual, "transformer", None)
+    if not hasattr(image, "resblocks") or not hasattr(text, "resblocks"):
+        raise ModelError(
+            "surgery `upcycle`: needs open_clip's own transformer towers (resblocks with an mlp); this model has others"
+        )
+    return list(image.resblocks), list(text.resblocks)  # type: ignore[union-attr]
+
+
+def _mixture(towers: Towers, layout: dict[str, Any], router_std: float = 0.0) -> Towers:
+    """A copy of `towers` with expert FFNs, every expert a copy of the dense FFN."""
+    mixed = copy.deepcopy(towers)
+    random = torch.Generator().manual_seed(0)  # the same on every rank and after every restart
+    counts = (layout["image_layers"], layout["text_layers"])
+    for blocks, count in zip(_towers_blocks(mixed), counts, strict=True):
+        for block in blocks[-(count or len(blocks)) :]:
+            width, dropout = block.mlp.c_fc.in_features, layout.get("dropout", 0.0)
+            experts = [with_dropout(block.mlp, dropout) for _ in range(layout["num_experts"])]
+            block.mlp = ExpertMLP(experts, width, layout["top_k"], random, router_std)
+    mixed.layout = (*towers.layout, layout)
+    return mixed
+
+
+def _dense(towers: Towers) -> Towers:
+    """A copy in which every mixture is its first expert."""
+    dense = copy.deepcopy(towers)
+    for blocks in _towers_blocks(dense):
+        for block in blocks:
+            if isinstance(block.mlp, ExpertMLP):
+                block.mlp = with_dropout(block.mlp.experts[0], 0.0)
+    dense.layout = tuple(entry for entry in towers.layout if entry["surgery"] != "upcycle")
+    return dense
 
 
 @torch.no_grad()
 def _largest_difference(dense: Towers, mixed: Towers) -> float:
     """Largest difference of any feature on random input."""
     random = torch.Generator().manual_seed(0)
-    side, length = dense.image_size, int(dense.config["model_cfg"]["text_cfg"].get("context_length", 77))
+    side, text = dense.image_size, dense.config["model_cfg"]["text_cfg"]
     image = torch.randn(4, 3, side, side, generator=random)
-    text = torch.randint(1, 1000, (4, length), generator=random)
-    first, second = dense.eval()(image, text), mixed.eval()(image, text)
+    words = min(1000, int(text.get("vocab_size", 49408)))
+    ids = torch.randint(1, words, (4, int(text.get("context_length", 77))), generator=random)
+    first, second = dense.eval()({"image": image, "text": ids}), mixed.eval()({"image": image, "text": ids})
     return max(float((first[k] - second[k]).abs().max()) for k in ("image_features", "text_features"))

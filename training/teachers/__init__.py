@@ -1,5 +1,6 @@
 """Teachers: frozen by construction; they give named tensors for a batch, prefixed by the teacher's label."""
 
+import importlib
 from collections.abc import Mapping
 from typing import Protocol
 
@@ -7,7 +8,6 @@ from torch import Tensor
 
 from data.artifacts import Artifact
 from training.loading import Batch
-from training.specs import FrozenModel
 from training.specs import Teacher as TeacherSpec
 
 __all__ = ["Teacher", "build_teacher"]
@@ -17,7 +17,7 @@ class Teacher(Protocol):
     """Gives targets for a batch; holds no trainable parameter."""
 
     def targets(self, batch: Batch) -> Mapping[str, Tensor]:
-        """image_features (B, D), text_features (B, D) and logit_scale () for a batch."""
+        """image_features (B, D), text_features (B, D), logit_scale () and more by kind, for a batch."""
         ...
 
     def digest(self) -> str:
@@ -25,12 +25,12 @@ class Teacher(Protocol):
         ...
 
 
+_FILES = {"frozen_model": "frozen.FrozenTowers", "cached_features": "cached.CachedTargets"}
+
+
 def build_teacher(spec: TeacherSpec, parents: Mapping[str, Artifact], role: str) -> Teacher:
-    """Make the teacher a spec names; `role` is the dotted path of its reference among the stage's parents."""
-    if isinstance(spec, FrozenModel):
-        from training.teachers.frozen import FrozenTowers
-
-        return FrozenTowers(parents[f"{role}.checkpoint"])
-    from training.teachers.cached import CachedTargets
-
-    return CachedTargets(parents[f"{role}.features"])
+    """Make the teacher a spec names; its parents' roles begin with `role`, its own place in the stage."""
+    module, _, name = _FILES[spec.teacher].partition(".")
+    own = {key.removeprefix(f"{role}."): parent for key, parent in parents.items() if key.startswith(f"{role}.")}
+    made: Teacher = getattr(importlib.import_module(f"training.teachers.{module}"), name)(spec, own)
+    return made

@@ -10,12 +10,15 @@ from torch import Tensor
 from data.artifacts import Artifact
 from data.features import FeatureSet
 from training.loading import Batch
+from training.specs import CachedFeatures
 
 
 class CachedTargets:
     """Teacher features without running the teacher; pictures as the teacher saw them, without augmentation."""
 
-    def __init__(self, features: Artifact) -> None:
+    def __init__(self, spec: CachedFeatures, parents: Mapping[str, Artifact]) -> None:
+        del spec
+        features = parents["features"]
         self.features = FeatureSet(features)
         self.scale = torch.tensor(float(features.record.metrics["logit_scale"]))
 

@@ -22,6 +22,7 @@ _FILES = {
     "entropy": "entropy.Entropy",
     "meta_number": "meta_number.MetaNumber",
     "meta_flag": "meta_flag.MetaFlag",
+    "meta_value": "meta_value.MetaValue",
     "url_domain": "url_domain.UrlDomain",
     "clip_score": "clip_score.ClipScore",
 }

@@ -1,14 +1,11 @@
 """Flags that a pool came with: NSFW, UNSURE, a failed download."""
 
-import json
-from typing import Any
-
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from data.curation import specs
 from data.curation.filters.base import Verdict, verdict
-from data.curation.filters.meta import field_values
+from data.curation.filters.meta import field_texts
 
 
 class MetaFlag:
@@ -22,14 +19,9 @@ class MetaFlag:
 
     def judge(self, rows: pa.Table) -> Verdict:
         """Value: the field's text."""
-        told = [None if value is None else _text(value) for value in field_values(rows, self.spec.field)]
+        told = field_texts(rows, self.spec.field)
         folded = pa.array([None if text is None else _folded(text) for text in told], pa.string())
         return verdict(pa.array(told, pa.string()), pc.invert(pc.is_in(folded, value_set=self._refused)))
-
-
-def _text(value: Any) -> str:
-    """Text as it is, everything else as JSON writes it: true, 1."""
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
 def _folded(text: str) -> str:

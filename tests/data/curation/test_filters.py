@@ -135,6 +135,30 @@ def test_meta_flag() -> None:
     assert told(found) == [*expected, ("false", True), ("0", True), (None, True), (None, True), (None, True)]
 
 
+def test_meta_value() -> None:
+    rows = metas("task", "animals", "Animals", " animals", 3, "3", True, ["animals"], "", None)
+    told_as = ["animals", "Animals", " animals", "3", "3", "true", '["animals"]', "", None, None, None]
+    found = judge(specs.MetaValue(field="task", values=("animals", "3")), meta=rows)
+    kept = [True, False, False, True, True, False, False, False, False, False, False]
+    assert told(found) == list(zip(told_as, kept, strict=True))
+    found = judge(specs.MetaValue(field="task", values=("true",), absent="keep"), meta=rows)
+    assert found.keeps.tolist() == [False] * 5 + [True] + [False] * 2 + [True] * 3
+    with pytest.raises(ValueError, match="at least 1"):
+        specs.MetaValue(field="task", values=())
+
+
+@pytest.mark.parametrize("absent", ["keep", "drop"])
+def test_tasks_of_a_stream_share_no_pair_and_leave_none_out(absent: str) -> None:
+    rows = rows_of(200)
+    tasks = [
+        build_filter(specs.MetaValue(field="url", values=values, absent=absent)).judge(rows).keeps
+        for values in (("a.com",), ("b",))
+    ]
+    without = rows["meta"].is_null().to_numpy()
+    assert 0 < without.sum() < 200
+    assert (tasks[0].astype(int) + tasks[1] == np.where(without, 2 if absent == "keep" else 0, 1)).all()
+
+
 @pytest.mark.parametrize(
     ("url", "host", "kept"),
     [
@@ -162,7 +186,8 @@ def test_url_domain(url: object, host: str | None, kept: bool) -> None:
 EVERY: list[specs.Filter] = [
     specs.CaptionLength(min_words=3), specs.CaptionCharacters(min_letters_fraction=0.9), specs.CaptionRepetition(),
     specs.Language(), specs.Decodable(), specs.ImageSize(), specs.AspectRatio(), specs.Sharpness(), specs.Entropy(),
-    specs.MetaNumber(field="p", at_least=0.5), specs.MetaFlag(field="f"), specs.UrlDomain(domains=("a.com",)),
+    specs.MetaNumber(field="p", at_least=0.5), specs.MetaFlag(field="f"),
+    specs.MetaValue(field="f", values=("1",)), specs.UrlDomain(domains=("a.com",)),
     specs.ClipScore(),
 ]  # fmt: skip
 

@@ -1,0 +1,1 @@
+"""`clipworks reproduce`: a method's experiment as one recipe, its numbers over seeds, and the card that is kept."""
