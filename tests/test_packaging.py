@@ -85,7 +85,8 @@ def test_the_wheel_holds_the_five_packages_and_nothing_else(tmp_path: Path) -> N
         entry_points = archive.read("clipworks-0.1.0.dist-info/entry_points.txt").decode()
     held = {name for name in names if not name.startswith("clipworks-0.1.0.dist-info/")}
     assert {name.split("/")[0] for name in held} == PACKAGES
-    assert held == package_files()
+    cards = {f"pipelines/methods/measured/{path.name}" for path in (ROOT / "docs/methods").iterdir()}
+    assert held == package_files() | cards
     assert {f"{name}/py.typed" for name in PACKAGES} <= held
     assert any(name.startswith("clipworks-0.1.0.dist-info/licenses/") for name in names)
     assert "clipworks = pipelines.cli:main" in entry_points
@@ -94,7 +95,7 @@ def test_the_wheel_holds_the_five_packages_and_nothing_else(tmp_path: Path) -> N
 def test_packages_hold_code_and_templates_only() -> None:
     known = {".py", ".typed", ".md", ".j2", ".json", ".txt", ".yaml", ".css"}
     assert {name for name in package_files() if Path(name).suffix not in known} == set()
-    assert sum((ROOT / name).stat().st_size for name in package_files()) < 2_000_000
+    assert sum((ROOT / name).stat().st_size for name in package_files()) < 3_000_000
 
 
 def test_every_package_is_typed_and_says_what_it_is() -> None:

@@ -291,7 +291,7 @@ def holds(path: Path, words: set[str]) -> bool:
 def test_a_code_change_rebuilds_one_small_layer(engine, tmp_path):
     context = tmp_path / "clipworks"
     context.mkdir()
-    for name in ("components", "data", "evaluation", "pipelines", "training", "k8s"):
+    for name in ("components", "data", "docs/methods", "evaluation", "pipelines", "training", "k8s"):
         shutil.copytree(ROOT / name, context / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("pyproject.toml", "uv.lock", "README.md", "LICENSE", ".containerignore"):
         shutil.copy(ROOT / name, context / name)
@@ -314,9 +314,11 @@ def test_the_context_holds_code_only(engine, tmp_path):
     mounted = Path(engine.do("podman", "image", "mount", "localhost/context").strip())
     names = {path.name for path in (mounted / "all").iterdir()}
     junk = [path for path in (mounted / "all").rglob("*") if path.name == "__pycache__" or path.suffix == ".pyc"]
+    pictures = list((mounted / "all" / "docs").rglob("*.png"))
     engine.do("podman", "image", "unmount", "localhost/context")
     files = {"LICENSE", "README.md", "pyproject.toml", "uv.lock"}
-    assert names == files | {"components", "data", "evaluation", "pipelines", "training"}
+    assert names == files | {"components", "data", "docs", "evaluation", "pipelines", "training"}
+    assert pictures == []
     assert junk == []
 
 
