@@ -92,7 +92,8 @@ def test_the_server_learns_who_made_what_and_who_used_it(
     assert server.edges() == {("pairs", "cut"), ("pairs", "trained"), ("cut", "trained")}
     groups = {run["displayName"]: run["groupName"] for run in server.runs.values()}
     assert groups == {"pairs": "monday", "cut": "monday", "trained": "tuesday"}
-    assert not any(name.startswith("/up/media") or name.endswith("/x") for name in server.files), "no byte of an artifact"
+    uploads = [name for name in server.files if name.startswith("/up/media") or name.endswith("/x")]
+    assert uploads == [], "no byte of an artifact"
     metadata = [one["metadata"] for (name, _), one in server.artifacts.items() if name == "trained"]
     assert metadata[0]["uri"] == f"file://{chain}/trained-tttttttttttt"
     assert "3 synced, 0 not" in said.out
