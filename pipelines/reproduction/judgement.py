@@ -49,13 +49,19 @@ def head_of(
         return f"{NO_GAIN}; {held} of {len(comparisons)} statements hold"
     if gain.verdict != HOLDS:
         return NOT_REPRODUCED if gain.verdict == NOT_SHOWN else OPPOSITE
-    essential = [one for one in comparisons if one.essential]
+    essential = essential_to(gain, comparisons)
     failing = [one for one in essential if one.verdict != HOLDS]
     if not failing:
         return REPRODUCED if essential else UNCONTROLLED
     if any(_has_gain(arm, gain, measures[headline]) for arm in _controls(failing, arms)):
         return CONTROL_TOO
     return CONTROL_SAYS_NO if any(one.verdict == CONTRADICTED for one in failing) else NOT_TOLD_APART
+
+
+def essential_to(gain: ComparisonOfCard, comparisons: Sequence[ComparisonOfCard]) -> list[ComparisonOfCard]:
+    """The deciding controls of the arm that has the gain; where none is about it, all of the experiment."""
+    every = [one for one in comparisons if one.essential]
+    return [one for one in every if gain.left in (one.left, one.right)] or every
 
 
 def _controls(comparisons: Sequence[ComparisonOfCard], arms: Mapping[str, ArmOfCard]) -> list[str]:
@@ -82,8 +88,8 @@ def effect_text(
         return head_of(headline, arms, measures, comparisons)
     unit, title = measures[headline].unit, measures[headline].title
     said = f"{plus_minus(gain, unit)} {title} vs {arms[gain.right].role}"
-    essential = [one.verdict for one in comparisons if one.essential]
-    return f"{said}; control loses it: {_word(essential)}" if essential else said
+    essential = essential_to(gain, comparisons)
+    return f"{said}; control loses it: {_word([one.verdict for one in essential])}" if essential else said
 
 
 def _word(verdicts: Sequence[Verdict]) -> str:

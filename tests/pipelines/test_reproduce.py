@@ -151,6 +151,16 @@ def test_without_control_or_gain_the_head_says_so() -> None:
     assert head(GAIN, replace(CONTROL, left="old", right="new")) == judgement.CONTROL_SAYS_NO
 
 
+def test_what_decides_on_another_arm_does_not_speak_of_this_one() -> None:
+    measure = measured({"new": BETTER, "old": OLD, "sham": SAME, "start": BETTER})
+    other = Comparison("another form wins too", "top1", "start", "sham", "below", essential=True)
+    judged: Any = ("top1", ARMS, {"top1": measure}, [compare(one, measure) for one in (GAIN, CONTROL, other)])
+    assert judgement.head_of(*judged) == judgement.REPRODUCED
+    assert judgement.effect_text(*judged).endswith("control loses it: yes")
+    alone: Any = (*judged[:3], [compare(one, measure) for one in (GAIN, other)])
+    assert judgement.head_of(*alone) != judgement.REPRODUCED  # there is no other control, so this one counts
+
+
 def test_the_effect_in_numbers() -> None:
     compared = compare(GAIN, measured({"new": [0.52, 0.56, 0.54], "old": OLD}))
     assert compared.differences == pytest.approx((0.02, 0.05, 0.02))
