@@ -298,12 +298,19 @@ def session_ray() -> Iterator[None]:
     import ray
 
     if not ray.is_initialized():
-        ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, configure_logging=False)
+        _start_ray()
     yield
     ray.shutdown()
 
 
+def _start_ray() -> None:
+    import ray
+
+    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, configure_logging=False)
+
+
 _NEEDS_RAY = pytest.StashKey[set[Path]]()
+_RAY_FILE = pytest.StashKey[Path]()  # the last file of tests that used it
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -320,8 +327,19 @@ def _turn(config: pytest.Config, item: pytest.Item) -> int:
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Leave Ray before tests that do not need it: some fork this process, and its client waits for ever after that."""
-    if "ray" in sys.modules and _turn(item.config, item) == 2:
-        import ray
+    """Leave Ray before tests that do not need it: some fork this process, and its client waits for ever after that.
 
+    So a file that needs it does not take over the client of another one.
+    """
+    if "ray" not in sys.modules:
+        return
+    import ray
+
+    turn = _turn(item.config, item)
+    if turn == 2:
         ray.shutdown()
+    elif turn == 1 and item.config.stash.get(_RAY_FILE, item.path) != item.path and ray.is_initialized():
+        ray.shutdown()
+        _start_ray()
+    if turn == 1:
+        item.config.stash[_RAY_FILE] = item.path
