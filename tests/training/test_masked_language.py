@@ -11,8 +11,8 @@ from data.errors import ModelError
 from training import specs, surgeries
 from training.objectives import Context, build_objective, tiles
 from training.specs import MaskedLanguage
+from training.surgeries.base import random_inputs
 from training.surgeries.masked_language import NO_TARGET, mask_words, mixed, uniform
-from training.surgeries.tokens import random_inputs
 from training.towers import create_towers, load_towers, save_towers
 
 ALONE = Context(0.0, 0, 1, torch.Generator())

@@ -11,7 +11,7 @@ from training import specs, surgeries
 from training.objectives import Context, build_objective, tiles
 from training.objectives.token_matching import BEST, assigned, matched_similarities
 from training.specs import Tokens
-from training.surgeries.tokens import random_inputs
+from training.surgeries.base import random_inputs
 from training.towers import create_towers
 
 ALONE = Context(0.0, 0, 1, torch.Generator())

@@ -16,7 +16,7 @@ from torchvision.ops import roi_align  # type: ignore[import-untyped]
 from data.errors import ModelError
 from training.specs import CrossModal
 from training.surgeries.aids import Aid, attach, seeded
-from training.surgeries.base import Check, Phases
+from training.surgeries.base import Check, Phases, largest_difference
 from training.towers import Towers
 
 NAME = "cross_modal"
@@ -135,7 +135,7 @@ def apply(spec: CrossModal, towers: Towers, phases: Phases) -> tuple[Towers, lis
     towers.require_tokens(f"surgery `{NAME}`")
     _require_room(spec, towers)
     beside = rebuild(towers, spec.model_dump())
-    return beside, [Check("features unchanged", _largest_difference(towers, beside), _ROUNDING)]
+    return beside, [Check("features unchanged", largest_difference(towers, beside), _ROUNDING)]
 
 
 def _require_room(spec: CrossModal, towers: Towers) -> None:
@@ -146,16 +146,3 @@ def _require_room(spec: CrossModal, towers: Towers) -> None:
         raise ModelError(
             f"surgery `{NAME}`: num_heads {spec.num_heads} does not divide embed_dim {towers.embed_dim}; use {fits}"
         )
-
-
-@torch.no_grad()
-def _largest_difference(plain: Towers, beside: Towers) -> float:
-    """Largest difference of any feature on random input."""
-    random = torch.Generator().manual_seed(0)
-    side, length = plain.image_size, int(plain.text_tower.positional_embedding.shape[0])
-    inputs = {
-        "image": torch.randn(2, 3, side, side, generator=random),
-        "text": torch.randint(1, 1000, (2, length), generator=random),
-    }
-    first, second = plain.eval()(inputs), beside.eval()(inputs)
-    return max(float((first[name] - second[name]).abs().max()) for name in ("image_features", "text_features"))

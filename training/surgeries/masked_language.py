@@ -17,8 +17,8 @@ from torch.utils.checkpoint import checkpoint
 from data.errors import ModelError
 from training.specs import MaskedLanguage
 from training.surgeries.aids import Aid, attach, seeded
-from training.surgeries.base import Check, Phases
-from training.surgeries.tokens import features_stay, random_inputs
+from training.surgeries.base import Check, Phases, random_inputs
+from training.surgeries.tokens import features_stay
 from training.towers import Towers
 
 NO_TARGET = -100

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from data.errors import ModelError
 from training.specs import Upcycle
-from training.surgeries.base import Check, Phases
+from training.surgeries.base import Check, Phases, largest_difference
 from training.surgeries.experts import ExpertMLP, with_dropout
 from training.towers import Towers
 
@@ -33,7 +33,7 @@ def apply(spec: Upcycle, towers: Towers, phases: Phases) -> tuple[Towers, list[C
     }  # fmt: skip
     dense = _dense(towers)
     mixed = _mixture(dense, layout, spec.router_std)
-    check = Check("equal experts equal the dense model", _largest_difference(dense, mixed), _TOLERANCE)
+    check = Check("equal experts equal the dense model", largest_difference(dense, mixed), _TOLERANCE)
     mixed.model.load_state_dict(mixed.model.state_dict() | _expert_weights(spec, mixed, phases))
     return mixed, [check]
 
@@ -111,15 +111,3 @@ def _dense(towers: Towers) -> Towers:
                 block.mlp = with_dropout(block.mlp.experts[0], 0.0)
     dense.layout = tuple(entry for entry in towers.layout if entry["surgery"] != "upcycle")
     return dense
-
-
-@torch.no_grad()
-def _largest_difference(dense: Towers, mixed: Towers) -> float:
-    """Largest difference of any feature on random input."""
-    random = torch.Generator().manual_seed(0)
-    side, text = dense.image_size, dense.config["model_cfg"]["text_cfg"]
-    image = torch.randn(4, 3, side, side, generator=random)
-    words = min(1000, int(text.get("vocab_size", 49408)))
-    ids = torch.randint(1, words, (4, int(text.get("context_length", 77))), generator=random)
-    first, second = dense.eval()({"image": image, "text": ids}), mixed.eval()({"image": image, "text": ids})
-    return max(float((first[k] - second[k]).abs().max()) for k in ("image_features", "text_features"))
