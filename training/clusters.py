@@ -24,7 +24,7 @@ def phase_codes(name: str, results: PhaseResults, store: PairStore, clusters: in
     uri = storage.join(results.state_uri, f"clusters-{name}-{clusters}.npy")
     if storage.exists(uri):
         return np.load(io.BytesIO(storage.read_bytes(uri)), allow_pickle=False)  # type: ignore[no-any-return]
-    from sklearn.cluster import MiniBatchKMeans  # half a second, which a training without clusters need not wait
+    from sklearn.cluster import MiniBatchKMeans  # a training without clusters need not wait for it
 
     towers = results.towers(name)
     distinct = store.captions[source].fill_null("").dictionary_encode()

@@ -21,7 +21,7 @@ HEADLINE = ("scenes", "test", "retrieval", "text_to_image_R@1")
 
 
 def method_recipe(
-    *, name: str, title: str, purpose: str, expect: str, minutes: float, trained: Mapping[str, TrainSpec],
+    *, name: str, title: str, purpose: str, expect: str, trained: Mapping[str, TrainSpec],
     start: Literal["pretrained", "random"] = "pretrained", tasks: Mapping[str, Task] | None = None,
     pairs: IngestSpec | None = None, more: Mapping[str, StageSpec] | None = None, context: int = 32,
 ) -> Recipe:  # fmt: skip
@@ -32,7 +32,6 @@ def method_recipe(
         title: of it and of its report.
         purpose: what it is for.
         expect: what it should show.
-        minutes: duration on two cores.
         trained: the method's stages in order; each reads `pairs`, `select`, and `init` or an earlier one of them.
         start: what `init` is: pretrained on short captions, or random towers.
         tasks: asked besides those of any pairs.
@@ -55,7 +54,7 @@ def method_recipe(
         measured[f"evaluate_{stage}"] = scenes.evaluate(f"features_{stage}", asked)
     stages = {**before, **begin, **(more or {}), **trained, **measured, "report": _report(title, trained, start)}
     return Recipe(
-        name=name, title=title, purpose=purpose, hardware="2 CPU cores, 8 GB of memory", minutes=minutes,
+        name=name, title=title, purpose=purpose, hardware="2 CPU cores, 8 GB of memory",
         expect=expect, stages=stages,
     )  # fmt: skip
 

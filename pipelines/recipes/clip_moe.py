@@ -81,7 +81,7 @@ def continued(init: str = "init", seed: int = 0) -> TrainSpec:
 def recipe() -> Recipe:
     """From any checkpoint of open_clip's own transformer towers to a mixture of experts."""
     return method_recipe(
-        name="clip_moe", title="CLIP-MoE: a mixture of one model's own fine-tunings", minutes=3,
+        name="clip_moe", title="CLIP-MoE: a mixture of one model's own fine-tunings",
         purpose="More capacity at twice the FFNs' compute, from a checkpoint and the pairs at hand.",
         expect="Retrieval above the start; whether above plain fine-tuning, the method's card says.",
         tasks={name: scenes.TASKS[name] for name in ("main", "attribute")}, trained={"clip_moe": mixture()},

@@ -56,7 +56,6 @@ def recipe() -> Recipe:
         title="CLIP-Refine: a smaller modality gap, nothing forgotten",
         purpose="Improve an existing checkpoint with few pairs in one epoch.",
         expect="A smaller gap and better retrieval by the captions trained on; zero-shot as before or better.",
-        minutes=3,
         tasks={"statement": Retrieval(caption_sources=(CAPTIONS,)), "main": scenes.TASKS["main"]},
         trained={"clip_refine": refined("init", {"hycd": HYCD, "reference": RAFA})},
     )

@@ -38,7 +38,6 @@ def recipe() -> Recipe:
         title="CLOOB: InfoLOOB over retrieved features",
         purpose="Train without the saturation of InfoNCE: a pair that is learnt still pulls.",
         expect="Retrieval and zero-shot above those of the start, from plain features.",
-        minutes=3,
         tasks={name: scenes.TASKS[name] for name in ("main", "attribute")},
         trained={"cloob": tuned()},
     )

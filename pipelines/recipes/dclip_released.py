@@ -19,7 +19,6 @@ def recipe() -> Recipe:
         purpose="DCLIP (2505.21549) with the parameters that its released code trains: attention's projections of the "
         "image tower, and the text tower",
         expect="as recipe dclip",
-        minutes=2,
         more={"teacher": teacher()},
         trained={"dclip": student(trainable=AS_RELEASED)},
     )

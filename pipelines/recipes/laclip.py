@@ -59,7 +59,6 @@ def recipe() -> Recipe:
         title="LaCLIP: rewritten captions, one a visit",
         purpose="Train on originals and rewrites, so that other words for the same things are understood too.",
         expect="Zero-shot with names that no caption has, made of words of the rewrites, far above the start.",
-        minutes=3,
         tasks={name: scenes.TASKS[name] for name in ("main", "main_heldout")},
         trained={"laclip": tuned()},
     )

@@ -67,7 +67,6 @@ def recipe() -> Recipe:
         title="LightCLIP: soft targets, matched tokens, masked words",
         purpose="Get more out of few pairs and small towers, at the price of training time alone.",
         expect="Retrieval above that of the start; what comes out is an ordinary CLIP, without any of the additions.",
-        minutes=3,
         tasks={name: scenes.TASKS[name] for name in ("main", "attribute")},
         trained={"lightclip": trained()},
     )

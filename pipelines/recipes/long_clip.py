@@ -69,7 +69,6 @@ def recipe() -> Recipe:
         title="Long-CLIP: long captions, and short ones as before",
         purpose="Let an existing checkpoint read captions beyond its context without losing what it knows of others.",
         expect="Retrieval by long captions far above the start; short captions about where they were.",
-        minutes=3,
         tasks={name: scenes.TASKS[name] for name in ("retrieval_long", "main")},
         trained={"long_clip": tuned(stretch=StretchPositions(keep=KEEP, factor=FACTOR))},
     )

@@ -83,7 +83,7 @@ def recipe() -> Recipe:
     """From any checkpoint to one that also finds pictures by pictures."""
     half = PAIRS // 2
     return method_recipe(
-        name="mcip", title="MCIP: image retrieval with the joint space kept", minutes=3,
+        name="mcip", title="MCIP: image retrieval with the joint space kept",
         purpose="Better image-to-image retrieval from labels, without losing text-to-image retrieval.",
         expect="Image-image mAP above the start; text-image R@1 near it (the card says what was measured).",
         tasks=TASKS,

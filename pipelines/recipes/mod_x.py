@@ -32,7 +32,7 @@ def kept(
 def recipe() -> Recipe:
     """An update of any checkpoint on any pairs."""
     return method_recipe(
-        name="mod_x", title="Mod-X: an update that keeps right similarities", minutes=3,
+        name="mod_x", title="Mod-X: an update that keeps right similarities",
         purpose="Teach a checkpoint new pairs without the pairs it was made of.",
         expect="Retrieval on the new pairs above the start; `reproduce` measures what a stream of tasks forgets.",
         trained={"mod_x": kept("init")},

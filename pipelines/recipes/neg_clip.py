@@ -28,7 +28,7 @@ def train_on(loss: Objective, init: str = "init", seed: int = 0) -> TrainSpec:
 def recipe() -> Recipe:
     """From any checkpoint to one that tells a relation from its reverse."""
     return method_recipe(
-        name="neg_clip", title="NegCLIP: hard negative captions", minutes=3, more={"related": RELATED},
+        name="neg_clip", title="NegCLIP: hard negative captions", more={"related": RELATED},
         purpose="Make order and relations count by wrong captions in the batch.",
         expect="Relation and order above the start; colours, which no wrong caption names, much as before.",
         tasks={name: scenes.TASKS[name] for name in ("relation", "order", "attribute")},

@@ -48,7 +48,6 @@ def recipe() -> Recipe:
         title="Quality Captions: a real and a synthetic caption of every pair",
         purpose="Pretrain on captions of two sources at once, to see what captions alone are worth.",
         expect="Retrieval and zero-shot above those of untrained towers; how far depends on the captions.",
-        minutes=3,
         start="random",
         tasks={name: scenes.TASKS[name] for name in ("main", "attribute")},
         trained={"quality_captions": trained(synthetic={"statement": 1.0})},

@@ -55,7 +55,7 @@ def replayed(
 def recipe() -> Recipe:
     """An update of any checkpoint on any pairs."""
     return method_recipe(
-        name="vr_lwf", title="VR-LwF: an update with replayed texts", minutes=3,
+        name="vr_lwf", title="VR-LwF: an update with replayed texts",
         purpose="Teach a checkpoint new pairs without the pairs it was made of.",
         expect="Retrieval on the new pairs above the start; `reproduce` measures what a stream of tasks forgets.",
         trained={"vr_lwf": replayed("init")},
